@@ -1,0 +1,205 @@
+"""The four contracts that everything interchangeable fulfils, and the data that pass between.
+
+Conventions, stated once: a mask value of 1 hides a pixel and 0 shows it; images are normalised
+with the data set's mean and standard deviation, so a hidden pixel takes the mean colour.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Literal
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+
+from benchmark.streams import Streams
+
+Images = Float[Tensor, "b 3 h w"]
+Masks = Float[Tensor, "b n h w"]
+Reduction = Literal["mean", "sum"]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Images of one split with whatever ground truth the data set has.
+
+    Attributes:
+        images: pixels, one size for all.
+        labels: class of each image.
+        pixel_labels: class of each pixel, 255 where it does not count.
+        segments: object of each pixel, 0 for the background.
+    """
+
+    images: UInt8[Tensor, "n 3 h w"]
+    labels: Int[Tensor, "n"] | None = None
+    pixel_labels: UInt8[Tensor, "n h w"] | None = None
+    segments: UInt8[Tensor, "n h w"] | None = None
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """A data set in memory.
+
+    Attributes:
+        name: as the user calls it; part of the run folder.
+        train: split for pretraining and for training heads.
+        test: split for scores only; None if there is nothing to score on.
+        class_names: class k is ``class_names[k]``; empty without labels.
+        mean: mean colour in [0, 1].
+        std: standard deviation of colour in [0, 1].
+        fingerprint: SHA-256 of every pixel and label; enters the hash of each run.
+    """
+
+    name: str
+    train: Split
+    test: Split | None
+    class_names: tuple[str, ...]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    fingerprint: str
+
+    @property
+    def image_size(self) -> int:
+        """Side of the square images in pixels."""
+        return self.train.images.shape[-1]
+
+
+@dataclass(frozen=True)
+class Batch:
+    """One training step's data, on the device.
+
+    Attributes:
+        views: two augmented views, normalised; view 0 stays clean, view 1 is masked.
+        pixels: view 1 before normalisation, in [0, 1].
+        index: sample ids.
+        labels: classes, for the online probe and for `supervised` only.
+        progress: share of training done, in [0, 1].
+        streams: random numbers of these samples in this epoch.
+    """
+
+    views: Float[Tensor, "2 b 3 h w"]
+    pixels: Images
+    index: Int[Tensor, "b"]
+    labels: Int[Tensor, "b"] | None
+    progress: float
+    streams: Streams
+
+
+@dataclass(frozen=True)
+class Proposal:
+    """What a masking method proposes for a batch.
+
+    Attributes:
+        masks: all masks; the penalties see these.
+        budgets: the share of pixels that each mask may hide, where the method has one.
+    """
+
+    masks: Masks
+    budgets: Float[Tensor, "b n"] | None = None
+
+
+class MaskingMethod(nn.Module, ABC):
+    """Proposes masks for view 1; owns no optimiser, encoder or objective.
+
+    Attributes:
+        version: raised whenever a change of the code changes its results.
+        num_masks: masks per image.
+        reduction: how the losses of an image's masks become one, in both phases.
+    """
+
+    version: ClassVar[int]
+    num_masks: int
+    reduction: Reduction = "mean"
+
+    @abstractmethod
+    def forward(self, batch: Batch) -> Proposal:
+        """Propose masks; the graph to the method's parameters, if any, is kept."""
+
+    def penalties(self, proposal: Proposal) -> dict[str, Float[Tensor, ""]]:
+        """Weighted terms that the adversary minimises besides the negative objective."""
+        return {}
+
+    @property
+    def adversarial(self) -> bool:
+        """Whether there is anything to train."""
+        return any(p.requires_grad for p in self.parameters())
+
+
+@dataclass(frozen=True)
+class Losses:
+    """What an objective returns.
+
+    Attributes:
+        per_mask: loss of each mask slot.
+        features: encoder output for the clean view, without graph; the online probe reads it.
+    """
+
+    per_mask: Float[Tensor, "m"]
+    features: Float[Tensor, "b d"]
+
+
+class Objective(nn.Module, ABC):
+    """A self-supervised loss; owns projector, predictor and teacher."""
+
+    version: ClassVar[int]
+
+    @abstractmethod
+    def forward(
+        self,
+        encoder: nn.Module,
+        batch: Batch,
+        hidden: Float[Tensor, "m b 3 h w"],
+        *,
+        adversary: bool = False,
+    ) -> Losses:
+        """Compare the clean view with each hidden view.
+
+        The encoder sees the clean view first and once, then the hidden views in order; the
+        rule for BatchNorm's running statistics builds on that. With ``adversary`` the gradient
+        is wanted for ``hidden`` only, so the clean view needs no graph.
+        """
+
+    def after_step(self, encoder: nn.Module, progress: float) -> None:
+        """Called after each encoder step; an EMA teacher moves here."""
+
+
+@dataclass(frozen=True)
+class TaskResult:
+    """Scores of one encoder under one protocol.
+
+    Attributes:
+        metrics: name to value, accuracies and IoUs in percent; the main metric first.
+        details: anything else worth keeping, such as per-class values.
+    """
+
+    metrics: dict[str, float]
+    details: dict[str, Any] = field(default_factory=dict)
+
+
+class Task(ABC):
+    """Scores a frozen or fine-tuned copy of an encoder; writes nothing itself.
+
+    Attributes:
+        version: raised whenever a change of the code changes its results.
+        needs: the ground truth without which the task cannot run.
+        protocol: one sentence that says what is trained on what, and how it is scored.
+    """
+
+    version: ClassVar[int]
+    needs: ClassVar[Literal["labels", "pixel_labels"]]
+    protocol: str
+
+    @abstractmethod
+    def run(
+        self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
+    ) -> TaskResult:
+        """Score ``encoder`` on ``data.test`` after training any head on ``data.train``."""
+
+
+class UserError(ValueError):
+    """A mistake in what the user asked for: one sentence with value, allowed values, remedy."""

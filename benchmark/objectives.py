@@ -1,0 +1,214 @@
+"""Self-supervised objectives with one view masked, and the supervised control.
+
+All of them encode the clean view once and compare it with each of the m hidden views.
+"""
+
+from __future__ import annotations
+
+import copy
+from itertools import chain
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from benchmark.contracts import Batch, Losses, Objective, UserError
+from benchmark.precision import full_precision
+from benchmark.schedule import ema_decay
+
+Hidden = Float[Tensor, "m b 3 h w"]
+
+
+def nt_xent(
+    z0: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], temperature: float
+) -> Float[Tensor, ""]:
+    """NT-Xent over 2b rows, symmetric, all other rows negative (SimCLR, arXiv 2002.05709, eq. 1).
+
+    Eq. 1 of the seed paper is this loss with a masked second view; it omits the temperature.
+    """
+    z = F.normalize(full_precision(torch.cat([z0, z1])), dim=1)
+    similarity = z @ z.T / temperature
+    similarity = similarity.masked_fill(
+        torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf
+    )
+    partner = torch.arange(len(z), device=z.device).roll(len(z0))
+    return F.cross_entropy(similarity, partner)
+
+
+def byol_loss(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """Squared distance of normalised vectors, 2 - 2 cos (BYOL, arXiv 2006.07733, eq. 2)."""
+    return 2 - 2 * F.cosine_similarity(full_precision(p), full_precision(z.detach())).mean()
+
+
+def simsiam_loss(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
+    """Negative cosine with a stop-gradient (SimSiam, arXiv 2011.10566, eq. 1 and 3)."""
+    return -F.cosine_similarity(full_precision(p), full_precision(z.detach())).mean()
+
+
+def _graph(adversary: bool) -> torch.autograd.grad_mode.set_grad_enabled:
+    """The adversary's gradient does not pass through the clean view."""
+    return torch.set_grad_enabled(torch.is_grad_enabled() and not adversary)
+
+
+class SimCLR(Objective):
+    """SimCLR with the two-layer projector of the ADIOS code (no BatchNorm)."""
+
+    version = 1
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        feature_dim: int,
+        hidden_dim: int = 2048,
+        output_dim: int = 128,
+        temperature: float = 0.2,
+    ) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise UserError(f"objective.temperature={temperature} must be above 0")
+        self.temperature = temperature
+        self.projector = nn.Sequential(
+            nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim)
+        )
+
+    def forward(
+        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
+    ) -> Losses:
+        """NT-Xent between the clean view and each hidden view."""
+        with _graph(adversary):
+            features = encoder(batch.views[0])
+            z0 = self.projector(features)
+        losses = [nt_xent(z0, self.projector(encoder(view)), self.temperature) for view in hidden]
+        return Losses(torch.stack(losses), features.detach())
+
+
+def _mlp(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(input_dim, hidden_dim),
+        nn.BatchNorm1d(hidden_dim),
+        nn.ReLU(),
+        nn.Linear(hidden_dim, output_dim),
+    )
+
+
+class BYOL(Objective):
+    """BYOL; the teacher is an exponential moving average of encoder and projector.
+
+    As in the ADIOS code the teacher runs with batch statistics too, and the adversary is reached
+    through the online branch only.
+    """
+
+    version = 1
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        feature_dim: int,
+        hidden_dim: int = 4096,
+        output_dim: int = 256,
+        predictor_dim: int = 4096,
+        base_decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if not 0 <= base_decay <= 1:
+            raise UserError(f"objective.base_decay={base_decay} must lie in [0, 1]")
+        self.base_decay = base_decay
+        self.projector = _mlp(feature_dim, hidden_dim, output_dim)
+        self.predictor = _mlp(output_dim, predictor_dim, output_dim)
+        self.teacher = copy.deepcopy(nn.Sequential(encoder, self.projector))
+        self.teacher.requires_grad_(False)
+
+    def forward(
+        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
+    ) -> Losses:
+        """Both directions, summed, for each hidden view."""
+        with _graph(adversary):
+            features = encoder(batch.views[0])
+            p0 = self.predictor(self.projector(features))
+        with torch.no_grad():
+            target0 = self.teacher(batch.views[0])
+        losses = []
+        for view in hidden:
+            with torch.no_grad():
+                target = self.teacher(view)
+            p = self.predictor(self.projector(encoder(view)))
+            losses.append(byol_loss(p0, target) + byol_loss(p, target0))
+        return Losses(torch.stack(losses), features.detach())
+
+    @torch.no_grad()
+    def after_step(self, encoder: nn.Module, progress: float) -> None:
+        """Move the teacher towards the student."""
+        decay = ema_decay(progress, self.base_decay)
+        student = chain(encoder.parameters(), self.projector.parameters())
+        for slow, fast in zip(self.teacher.parameters(), student, strict=True):
+            slow.lerp_(fast, 1 - decay)
+
+
+class SimSiam(Objective):
+    """SimSiam; only view 1 is masked, as with the other objectives."""
+
+    version = 1
+
+    def __init__(
+        self,
+        encoder: nn.Module,
+        *,
+        feature_dim: int,
+        hidden_dim: int = 2048,
+        predictor_dim: int = 512,
+    ) -> None:
+        super().__init__()
+        self.projector = nn.Sequential(
+            nn.Linear(feature_dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim),
+            nn.ReLU(),
+            nn.Linear(hidden_dim, hidden_dim, bias=False),
+            nn.BatchNorm1d(hidden_dim, affine=False),
+        )
+        self.predictor = _mlp(hidden_dim, predictor_dim, hidden_dim)
+
+    def forward(
+        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
+    ) -> Losses:
+        """Mean of both directions for each hidden view."""
+        with _graph(adversary):
+            features = encoder(batch.views[0])
+            z0 = self.projector(features)
+            p0 = self.predictor(z0)
+        losses = []
+        for view in hidden:
+            z = self.projector(encoder(view))
+            losses.append((simsiam_loss(p0, z) + simsiam_loss(self.predictor(z), z0)) / 2)
+        return Losses(torch.stack(losses), features.detach())
+
+
+class Supervised(Objective):
+    """Cross-entropy on the labels, on the same two views: the upper bound in each table."""
+
+    version: ClassVar[int] = 1
+
+    def __init__(self, encoder: nn.Module, *, feature_dim: int, num_classes: int) -> None:
+        super().__init__()
+        self.classifier = nn.Linear(feature_dim, num_classes)
+
+    def forward(
+        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
+    ) -> Losses:
+        """Mean cross-entropy of the clean view and each hidden view."""
+        assert batch.labels is not None, "the plan lets no supervised run through without labels"
+        with _graph(adversary):
+            features = encoder(batch.views[0])
+            clean = F.cross_entropy(full_precision(self.classifier(features)), batch.labels)
+        losses = [
+            (clean + F.cross_entropy(full_precision(self.classifier(encoder(view))), batch.labels))
+            / 2
+            for view in hidden
+        ]
+        return Losses(torch.stack(losses), features.detach())

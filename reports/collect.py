@@ -1,0 +1,200 @@
+"""Result files to one tidy table: a row for every planned (run, task), finished or not."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from benchmark.runs import PlannedTask, Run
+
+COLUMNS = (
+    "label",  # how a table calls the row; one label per hash8
+    "method",
+    "objective",
+    "encoder",
+    "preset",
+    "data",  # of the pretraining
+    "task",
+    "eval_data",
+    "metric",
+    "value",
+    "status",  # ok, failed or missing
+    "seed",
+    "hash8",
+    "setting",
+    "control",
+    "commit",
+    "dirty",
+    "protocol",
+    "path",
+)
+
+# Names whose capitals cannot be guessed; everything else is spelled from its file name.
+SPELLING = {
+    "adios": "ADIOS",
+    "adios_s": "ADIOS-s",
+    "byol": "BYOL",
+    "miou": "mIoU",
+    "simclr": "SimCLR",
+    "simsiam": "SimSiam",
+}
+
+
+def collect(runs: Iterable[Run]) -> pd.DataFrame:
+    """Read the results of planned runs.
+
+    Args:
+        runs: the plan; a result file that appears twice in it counts once.
+
+    Returns:
+        One row per (run, task) with ``COLUMNS``, in the order of a table's rows. The value is
+        NaN exactly where the status is not "ok".
+
+    Raises:
+        ValueError: a result file is broken or belongs to another run.
+    """
+    ordered = _in_table_order(list(runs))
+    labels = row_labels(ordered)
+    rows = [
+        {
+            "label": labels[run.hash8],
+            "method": run.method,
+            "objective": run.objective,
+            "encoder": run.encoder,
+            "preset": run.preset,
+            "data": run.data,
+            "task": task.name,
+            "eval_data": task.data,
+            "seed": run.seed,
+            "hash8": run.hash8,
+            "setting": run.setting,
+            "control": run.control,
+            "path": str(task.result),
+            **_outcome(run, task),
+        }
+        for run in ordered
+        for task in run.tasks
+    ]
+    frame = pd.DataFrame(rows, columns=list(COLUMNS)).drop_duplicates("path", ignore_index=True)
+    twice = frame.duplicated(["hash8", "seed", "task", "eval_data"])
+    if twice.any():
+        first = frame[twice].iloc[0]
+        raise ValueError(
+            f"{first['path']} is a second result of the same run for {first['task']} on "
+            f"{first['eval_data']}: a table shows one, so give one of the tasks another name"
+        )
+    return frame
+
+
+def spelled(name: str) -> str:
+    """Turn the name of a file or configuration into words: superpixel_budget, byol."""
+    if name in SPELLING:
+        return SPELLING[name]
+    words = " ".join(SPELLING.get(word, word) for word in name.split("_"))
+    return words[:1].upper() + words[1:]
+
+
+def row_labels(runs: Sequence[Run]) -> dict[str, str]:
+    """Name the row of every configuration (hash8) so that no two rows look alike.
+
+    The paper's names come first ("SimCLR", "+ ADIOS"). What is not the same in all rows follows
+    in brackets, and the hash where that still leaves two rows with one name.
+    """
+    configurations = {run.hash8: run for run in runs}
+    methods = [run for run in configurations.values() if run.control is None]
+    mixed_objectives = len({run.objective for run in methods}) > 1
+    mixed = [
+        field
+        for field in ("encoder", "data", "preset")
+        if len({getattr(run, field) for run in configurations.values()}) > 1
+    ]
+    labels = {}
+    for hash8, run in configurations.items():
+        differs = [getattr(run, field) for field in mixed]
+        if mixed_objectives and run.control is None and run.method != "none":
+            differs.insert(0, spelled(run.objective))
+        labels[hash8] = _base_label(run) + (f" ({', '.join(differs)})" if differs else "")
+    used = Counter(labels.values())
+    return {
+        hash8: label if used[label] == 1 else f"{label} [{hash8}]"
+        for hash8, label in labels.items()
+    }
+
+
+def _base_label(run: Run) -> str:
+    if run.control is not None:
+        return spelled(run.control)
+    if run.method == "none":
+        return spelled(run.objective)
+    return f"+ {spelled(run.method)}"
+
+
+def _in_table_order(runs: list[Run]) -> list[Run]:
+    """Methods in blocks of one setting, plain objective on top; controls last, upper bound at end."""
+
+    def block(run: Run) -> tuple[str, ...]:
+        return run.objective, run.encoder, run.data, run.preset
+
+    blocks = list(dict.fromkeys(block(run) for run in runs))
+    return sorted(
+        runs,
+        key=lambda run: (
+            run.control is not None,
+            run.control == "supervised",
+            blocks.index(block(run)),
+            run.method != "none",
+        ),
+    )
+
+
+def _outcome(run: Run, task: PlannedTask) -> dict[str, Any]:
+    """What became of one planned task."""
+    if not task.result.exists():
+        status = "failed" if run.error_file.exists() else "missing"
+        return {"status": status, "value": math.nan}
+    result = _read(task.result)
+    planned = {"task": task.name, "data": task.data, "pretrain_seed": run.seed}
+    foreign = {key: result[key] for key in planned if result[key] != planned[key]}
+    if foreign:
+        raise ValueError(
+            f"{task.result} holds another result: it says {foreign}, the plan says "
+            f"{ {key: planned[key] for key in foreign} }; delete it to have the task run again"
+        )
+    metric, value = next(iter(result["metrics"].items()))  # the main metric comes first
+    return {
+        "status": "ok",
+        "metric": metric,
+        "value": float(value),
+        "commit": result["commit"],
+        "dirty": result["dirty"],
+        "protocol": result["protocol"],
+    }
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Load a result file and check what the reports rely on."""
+    try:
+        result = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(result, dict):
+            raise ValueError("not a JSON object")
+        needed = ("task", "data", "pretrain_seed", "metrics", "protocol", "commit", "dirty")
+        absent = [key for key in needed if key not in result]
+        if absent:
+            raise ValueError(f"without {', '.join(absent)}")
+        metrics = result["metrics"]
+        if not isinstance(metrics, dict) or not metrics:
+            raise ValueError("metrics are empty")
+        for name, value in metrics.items():
+            if not isinstance(value, int | float) or not math.isfinite(value):
+                raise ValueError(f"{name} is {value!r}, not a finite number")
+    except ValueError as error:  # also undecodable bytes and broken JSON
+        raise ValueError(
+            f"{path} is not a whole result file ({error}); delete it to have the task run again"
+        ) from error
+    return result

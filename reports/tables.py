@@ -1,0 +1,217 @@
+"""The paper's Tables 1 and 2 from planned runs, as Markdown, LaTeX and CSV."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from benchmark.runs import Run
+from reports.collect import SPELLING, collect, spelled
+from reports.markup import DIGITS, Cell, Column, Table, latex, markdown
+
+TITLES = {
+    1: "Evaluation on the pretraining data set",
+    2: "Transfer and segmentation",
+}
+
+# Tasks of Table 2 whatever their data; others are there only when they left the pretraining data.
+AWAY = ("transfer", "segmentation")
+
+# The paper's headings, in its order; a task that is not listed comes after these.
+HEADINGS = {
+    "linear": "Linear",
+    "transfer": "Linear",
+    "finetune": "Fine Tune",
+    "knn": "kNN",
+    "segmentation": "Segmentation",
+}
+
+
+def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | None) -> list[Path]:
+    """Write both tables; one without columns is not written and its old files are removed.
+
+    Args:
+        runs: the plan; what has not finished is said in the cells.
+        out: folder for ``table<1|2>.<md|tex|csv>``.
+        command: command line that made the tables.
+        commit: commit of the code that writes them, if known.
+
+    Returns:
+        The files written.
+    """
+    frame = collect(runs)
+    away = frame["task"].isin(AWAY) | (frame["eval_data"] != frame["data"])
+    written = []
+    for number, part in ((1, frame[~away]), (2, frame[away])):
+        paths = [out / f"table{number}.{suffix}" for suffix in ("md", "tex", "csv")]
+        if part.empty:
+            for path in paths:
+                path.unlink(missing_ok=True)
+            continue
+        summary = summarise(part)
+        table = build(number, part, summary, command=command, commit=commit)
+        texts = (markdown(table), latex(table), summary.to_csv(index=False, lineterminator="\n"))
+        for path, text in zip(paths, texts, strict=True):
+            _write(path, text)
+        written += paths
+    return written
+
+
+def terminal_text(paths: Iterable[Path]) -> str:
+    """The Markdown among the files that ``write_tables`` returned, to be printed."""
+    return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.suffix == ".md")
+
+
+def summarise(frame: pd.DataFrame) -> pd.DataFrame:
+    """Reduce the seeds of each row x column to one line: the CSV.
+
+    ``seeds`` and ``commits`` are those behind the mean; ``std`` is the sample standard deviation.
+    """
+    lines = []
+    for (label, task, data), cell in frame.groupby(["label", "task", "eval_data"], sort=False):
+        done = cell[cell["status"] == "ok"]
+        first = cell.iloc[0]
+        lines.append(
+            {
+                "label": label,
+                **first[["objective", "encoder", "preset", "data"]].to_dict(),
+                "task": task,
+                "eval_data": data,
+                "metric": next(iter(done["metric"]), None),
+                "mean": done["value"].mean(),
+                "std": done["value"].std(ddof=1),
+                "n": len(done),
+                "failed": int((cell["status"] == "failed").sum()),
+                "missing": int((cell["status"] == "missing").sum()),
+                "seeds": " ".join(str(seed) for seed in sorted(done["seed"])),
+                "hash8": first["hash8"],
+                "commits": " ".join(_commits(done, dirty="-dirty")),
+            }
+        )
+    return pd.DataFrame(lines)
+
+
+def build(
+    number: int, frame: pd.DataFrame, summary: pd.DataFrame, *, command: str, commit: str | None
+) -> Table:
+    """Lay out one table.
+
+    Args:
+        number: which of the paper's tables.
+        frame: the planned results that belong into it.
+        summary: the same, reduced over seeds.
+        command: command line that makes the table.
+        commit: commit of the code that makes it.
+    """
+    is_control = frame["control"].notna()
+    methods = list(frame.loc[~is_control, "label"].unique())
+    columns = _columns(frame)
+    by_name = {(column.task, column.data): column for column in columns}
+    competing = summary[summary["label"].isin(methods)]
+    best = competing.groupby(["task", "eval_data"])["mean"].max().round(DIGITS).to_dict()
+    cells = {}
+    for line in summary.to_dict("records"):
+        where = (line["task"], line["eval_data"])
+        wins = line["label"] in methods and round(line["mean"], DIGITS) == best[where]
+        counts = {key: line[key] for key in ("mean", "std", "n", "failed", "missing")}
+        cells[line["label"], by_name[where]] = Cell(**counts, best=wins)
+    return Table(
+        number=number,
+        caption=_caption(number, frame),
+        columns=columns,
+        methods=methods,
+        controls=list(frame.loc[is_control, "label"].unique()),
+        cells=cells,
+        command=" ".join(command.split()),
+        notes=_notes(frame, columns, commit),
+    )
+
+
+def _columns(frame: pd.DataFrame) -> list[Column]:
+    """Columns in the paper's order, those of one data set together."""
+    order = list(HEADINGS)
+    pairs = list(dict.fromkeys(zip(frame["task"], frame["eval_data"], strict=True)))
+    pairs.sort(key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
+    groups = list(dict.fromkeys(data for _, data in pairs))
+    columns = []
+    for task, data in sorted(pairs, key=lambda pair: groups.index(pair[1])):
+        here = frame[(frame["task"] == task) & (frame["eval_data"] == data)]
+        metrics = list(here["metric"].dropna().unique())  # none before the first result
+        if len(metrics) > 1:
+            raise ValueError(
+                f"results of {task} on {data} measure different things, {' and '.join(metrics)}: "
+                "they cannot share a column; tabulate these runs apart"
+            )
+        heading = HEADINGS.get(task, spelled(task))
+        if metrics and metrics[0] != "accuracy":
+            heading += f" ({SPELLING.get(metrics[0], metrics[0])})"
+        columns.append(Column(task, data, heading))
+    return columns
+
+
+def _caption(number: int, frame: pd.DataFrame) -> str:
+    # A control's objective is not what it was trained with.
+    methods = frame[frame["control"].isna()]
+    settings = [
+        _listed("preset", frame["preset"]),
+        _listed("pretraining data set", frame["data"]),
+        _listed("encoder", frame["encoder"]),
+        _listed("objective", methods["objective"].map(spelled)),
+        _listed("seed", sorted(frame["seed"])),
+    ]
+    return (
+        f"{TITLES[number]}: mean ± sample standard deviation over n seeds, in percent; accuracy "
+        "unless a column says otherwise. The best mean of a column is bold; controls do not "
+        f"compete. {'; '.join(filter(None, settings)).capitalize()}."
+    )
+
+
+def _listed(noun: str, values: Iterable[object]) -> str:
+    """Name the distinct values: "seeds 0, 1, 2"; nothing when there are none."""
+    distinct = [str(value) for value in dict.fromkeys(values)]
+    return f"{noun}{'s' * (len(distinct) > 1)} {', '.join(distinct)}" if distinct else ""
+
+
+def _notes(frame: pd.DataFrame, columns: Sequence[Column], commit: str | None) -> list[str]:
+    """What the reader must know beside the numbers."""
+    notes = []
+    states = _commits(frame[frame["status"] == "ok"], dirty=" (uncommitted changes)", length=10)
+    if len(states) > 1:
+        notes.append(f"Results were made at different commits: {', '.join(states)}.")
+    elif states:
+        notes.append(f"Results were made at commit {states[0]}.")
+    if commit is not None:
+        notes.append(f"The table was written at commit {commit[:10]}.")
+    if frame.loc[frame["control"].isna(), "setting"].nunique() > 1:
+        notes.append(
+            "The rows do not share one setting: some differ in more than the masking method."
+        )
+    for column in columns:
+        here = frame[(frame["task"] == column.task) & (frame["eval_data"] == column.data)]
+        for protocol in here["protocol"].dropna().unique():
+            notes.append(f"{column.heading} on {column.data}: {' '.join(protocol.split())}")
+    return notes
+
+
+def _commits(done: pd.DataFrame, *, dirty: str, length: int | None = None) -> list[str]:
+    """States of the code behind finished results, first used first."""
+    states = zip(done["commit"], done["dirty"], strict=True)
+    names = (
+        ("unknown" if pd.isna(commit) else commit[:length]) + (dirty if changed else "")
+        for commit, changed in states
+    )
+    return list(dict.fromkeys(names))
+
+
+def _write(path: Path, text: str) -> None:
+    """Replace the file in one step, so that a reader never sees half of it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)

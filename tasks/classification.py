@@ -1,0 +1,160 @@
+"""Linear probe and fine-tuning: one protocol, with the encoder frozen or not.
+
+Transfer is the same task on another data set than that of pretraining.
+"""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from benchmark.augment import Augment
+from benchmark.contracts import Dataset, Images, Task, TaskResult, UserError
+from benchmark.precision import PRECISIONS, autocast, full_precision
+from benchmark.streams import Streams, seeded
+from tasks.features import Inputs, Training, examples, extract, unchanged, working_copy
+
+
+class Classification(Task):
+    """Top-1 accuracy of a linear layer on an encoder that is frozen or trained along.
+
+    A frozen encoder stays in evaluation mode, and without ``augment`` its features are computed
+    once. A trained one is a copy whose BatchNorm learns and counts as in any training.
+
+    Args:
+        freeze: linear probe if true, fine-tuning if false.
+        epochs: passes through the train split.
+        lr: learning rate, of the encoder too if it is trained.
+        schedule: "constant", "cosine" or "poly".
+        batch_size: most samples in a step.
+        head_lr: learning rate of the linear layer if it is to differ.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        standardise: scale each frozen feature by its mean and variance over the train split, as
+            a BatchNorm without affine part would (MAE's probe, arXiv 2111.06377, appendix A.1).
+        augment: train on random resized crops and flips; scores never are.
+        min_scale: smallest area of a crop, as a share of the image.
+        flip_prob: chance of a horizontal flip.
+        precision: "fp32" or "bf16", for the encoder; the linear layer is always fp32.
+
+    Raises:
+        UserError: for values that do not exist, are out of range or contradict each other.
+    """
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[Literal["labels", "pixel_labels"]] = "labels"
+
+    def __init__(
+        self,
+        *,
+        freeze: bool,
+        epochs: int,
+        lr: float,
+        schedule: str,
+        batch_size: int = 256,
+        head_lr: float | None = None,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        standardise: bool = False,
+        augment: bool = False,
+        min_scale: float = 0.08,
+        flip_prob: float = 0.5,
+        precision: str = "fp32",
+    ) -> None:
+        purpose = "linear" if freeze else "finetune"
+        if standardise and not freeze:
+            raise UserError(
+                "finetune: standardise=true needs features that stay; set it to false, "
+                "or freeze to true"
+            )
+        if freeze and head_lr is not None:
+            raise UserError(f"linear: head_lr={head_lr} has no body to differ from; set lr instead")
+        if precision not in PRECISIONS:
+            raise UserError(f"{purpose}: precision={precision} is not one of {PRECISIONS}")
+        self.training = Training(
+            purpose, epochs, batch_size, lr, schedule, momentum, weight_decay
+        )
+        self.freeze = freeze
+        self.head_lr = head_lr
+        self.standardise = standardise
+        self.augment = augment
+        self.min_scale = min_scale
+        self.flip_prob = flip_prob
+        self.precision = precision
+        start = "Linear classifier on frozen features" if freeze else "Encoder and linear classifier"
+        scaled = ", standardised by the train split," if standardise else ""
+        views = "random resized crops and flips" if augment else "un-augmented images"
+        head = "" if head_lr is None else f" ({head_lr:g} for the classifier)"
+        self.protocol = (
+            f"{start}{scaled} of {views}: {self.training}{head}; top-1 accuracy on un-augmented "
+            "test images after the last epoch."
+        )
+
+    def run(
+        self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
+    ) -> TaskResult:
+        """Train on ``data.train`` and score both splits."""
+        images, labels = examples(data, "train", "labels")
+        test_images, test_labels = examples(data, "test", "labels")
+        inputs = Inputs(data.mean, data.std, device)
+        body = working_copy(encoder, device, freeze=self.freeze)
+        head = self._head(encoder, int(labels.max()) + 1, eval_seed).to(device)
+        views = Augment(
+            data.image_size,
+            min_scale=self.min_scale,
+            flip_prob=self.flip_prob,
+            jitter_prob=0.0,
+            grayscale_prob=0.0,
+            blur_prob=0.0,
+        )
+
+        def loss(epoch: int, index: Int[Tensor, "b"]) -> Float[Tensor, ""]:
+            if self.freeze and not self.augment:
+                features = fixed[index]
+            else:
+                batch = images[index].to(device)
+                pixels: Images = batch.float() / 255
+                if self.augment:
+                    streams = Streams(eval_seed, epoch, index.to(device))
+                    pixels = views(batch, streams, view=0)
+                with autocast(self.precision, device):
+                    features = body(inputs(pixels))
+            return F.cross_entropy(head(full_precision(features)), labels[index].to(device))
+
+        with unchanged(body if self.freeze else encoder):
+            if self.freeze:
+                fixed = extract(body, images, inputs, self.precision)
+                if self.standardise:
+                    head[0].running_mean, head[0].running_var = fixed.mean(0), fixed.var(0)
+            self.training.fit(
+                loss, body, head, head_lr=self.head_lr, count=len(images), eval_seed=eval_seed
+            )
+            if not self.freeze:
+                fixed = extract(body, images, inputs, self.precision)
+            test_features = extract(body, test_images, inputs, self.precision)
+        return TaskResult(
+            {
+                "accuracy": _accuracy(head, test_features, test_labels),
+                "train_accuracy": _accuracy(head, fixed, labels),
+            }
+        )
+
+    def _head(self, encoder: nn.Module, num_classes: int, eval_seed: int) -> nn.Sequential:
+        """Standardisation, if any, then the linear layer; the former has no parameters."""
+        dim = encoder.feature_dim
+        assert isinstance(dim, int)
+        with seeded(eval_seed, f"{self.training.purpose}/head"):
+            linear = nn.Linear(dim, num_classes)
+        scale = nn.BatchNorm1d(dim, affine=False).eval() if self.standardise else nn.Identity()
+        return nn.Sequential(scale, linear)
+
+
+@torch.no_grad()
+def _accuracy(head: nn.Module, features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]) -> float:
+    """Share of samples, in percent, whose class has the highest score."""
+    correct = head(features).argmax(1) == labels.to(features.device)
+    return 100 * int(correct.sum()) / len(labels)

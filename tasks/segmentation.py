@@ -1,0 +1,153 @@
+"""Semantic segmentation with skip connections, as in FCN-8s."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import ClassVar, Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from benchmark.contracts import Dataset, Task, TaskResult, UserError
+from benchmark.precision import PRECISIONS, autocast, full_precision
+from benchmark.streams import Streams, seeded
+from tasks.features import EVAL_BATCH, Inputs, Training, examples, unchanged, working_copy
+
+IGNORE = 255  # label of pixels that do not count
+
+
+class FCN8s(nn.Module):
+    """Scores from the last three stages, summed from coarse to fine.
+
+    Shelhamer, Long, Darrell (arXiv 1605.06211, sec. 4.2): each stage gets a 1x1 layer of class
+    scores; the coarsest are upsampled and added to the next, twice. Unlike there, all upsampling
+    is plain bilinear, and strides are the encoder's own instead of 8, 16 and 32.
+
+    Args:
+        stage_dims: channels of the stages, finest first; the last three are used.
+        num_classes: scores per pixel.
+    """
+
+    def __init__(self, stage_dims: Sequence[int], num_classes: int) -> None:
+        super().__init__()
+        self.scores = nn.ModuleList(nn.Conv2d(dim, num_classes, 1) for dim in stage_dims[-3:])
+
+    def forward(self, maps: list[Tensor], image_size: int) -> Float[Tensor, "b c h w"]:
+        """Scores of every pixel of square images.
+
+        Args:
+            maps: feature maps of the stages, finest first.
+            image_size: side of the images in pixels.
+        """
+        fine, middle, total = (
+            score(features) for score, features in zip(self.scores, maps[-3:], strict=True)
+        )
+        for finer in (middle, fine):
+            total = finer + _upsample(total, finer.shape[-1])
+        return _upsample(total, image_size)
+
+
+def _upsample(x: Float[Tensor, "b c h w"], size: int) -> Float[Tensor, "b c size size"]:
+    return F.interpolate(x, size=(size, size), mode="bilinear", align_corners=False)
+
+
+class Segmentation(Task):
+    """Mean intersection over union of an `FCN8s` head on a trained or frozen encoder.
+
+    Args:
+        epochs: passes through the train split.
+        lr: learning rate, of the encoder too if it is trained.
+        batch_size: most images in a step.
+        freeze: train the head alone.
+        head_lr: learning rate of the head if it is to differ.
+        momentum: of SGD.
+        weight_decay: of SGD.
+        flip_prob: chance of a horizontal flip of image and truth, the only augmentation.
+        precision: "fp32" or "bf16", for encoder and head.
+
+    Raises:
+        UserError: for values that do not exist or are out of range.
+    """
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[Literal["labels", "pixel_labels"]] = "pixel_labels"
+
+    def __init__(
+        self,
+        *,
+        epochs: int,
+        lr: float,
+        batch_size: int = 32,
+        freeze: bool = False,
+        head_lr: float | None = None,
+        momentum: float = 0.9,
+        weight_decay: float = 0.0,
+        flip_prob: float = 0.5,
+        precision: str = "fp32",
+    ) -> None:
+        if freeze and head_lr is not None:
+            raise UserError(f"segmentation: head_lr={head_lr} needs freeze=false; set lr instead")
+        if precision not in PRECISIONS:
+            raise UserError(
+                f"segmentation: precision={precision} is not one of {', '.join(PRECISIONS)}"
+            )
+        self.training = Training(
+            "segmentation", epochs, batch_size, lr, "poly", momentum, weight_decay
+        )
+        self.freeze = freeze
+        self.head_lr = head_lr
+        self.flip_prob = flip_prob
+        self.precision = precision
+        start = "FCN-8s head on the frozen encoder" if freeze else "Encoder and FCN-8s head"
+        head = "" if head_lr is None else f" ({head_lr:g} for the head)"
+        self.protocol = (
+            f"{start} trained with cross entropy on images flipped with probability "
+            f"{flip_prob:g}: {self.training}{head}; intersection over union by pixels of the "
+            "whole test split after the last epoch, mean over the classes that occur in truth or "
+            "prediction."
+        )
+
+    def run(
+        self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
+    ) -> TaskResult:
+        """Train on ``data.train`` and score ``data.test``."""
+        images, truth = examples(data, "train", "pixel_labels")
+        test_images, test_truth = examples(data, "test", "pixel_labels")
+        stage_dims: tuple[int, ...] = getattr(encoder, "stage_dims", ())
+        if not hasattr(encoder, "stages") or len(stage_dims) < 3:
+            raise UserError(
+                f"segmentation: encoder {type(encoder).__name__} has no three stages of feature "
+                "maps; choose a ResNet or leave the task out"
+            )
+        body = working_copy(encoder, device, freeze=self.freeze)
+        stages: Callable[[Tensor], list[Tensor]] = body.stages
+        with seeded(eval_seed, "segmentation/head"):
+            head = FCN8s(stage_dims, int(truth[truth != IGNORE].max()) + 1)
+        head.to(device)
+        inputs = Inputs(data.mean, data.std, device)
+
+        def scores(batch: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
+            with autocast(self.precision, device):
+                return full_precision(head(stages(batch), data.image_size))
+
+        def loss(epoch: int, index: Int[Tensor, "b"]) -> Float[Tensor, ""]:
+            draws = Streams(eval_seed, epoch, index.to(device)).uniform("segmentation/flip")
+            flip = (draws < self.flip_prob)[:, None, None]
+            labels = truth[index].to(device)
+            pixels = images[index].to(device).float() / 255
+            labels = torch.where(flip, labels.flip(-1), labels)
+            pixels = torch.where(flip[:, None], pixels.flip(-1), pixels)
+            # One row per pixel: on GPUs the two-dimensional loss sums in no fixed order.
+            rows = scores(inputs(pixels)).permute(0, 2, 3, 1).flatten(0, 2)
+            return F.cross_entropy(rows, labels.flatten().long(), ignore_index=IGNORE)
+
+        with unchanged(body if self.freeze else encoder):
+            self.training.fit(
+                loss, body, head, head_lr=self.head_lr, count=len(images), eval_seed=eval_seed
+            )
+            body.eval()
+            with torch.no_grad():
+                predicted = torch.cat([scores(x).argmax(1).cpu() for x in inputs.batches(test_images)])
+        ...
