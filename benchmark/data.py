@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from dataclasses import fields
 
 import torch
 from jaxtyping import UInt8
@@ -41,21 +42,25 @@ def _mean_and_std(counts: list[int]) -> tuple[float, float]:
     return round(first / (255 * total), 4), round(max(std, 1 / 255), 4)
 
 
+def digest(tensor: Tensor) -> str:
+    """SHA-256 of type, shape and bytes."""
+    array = tensor.contiguous().numpy()
+    state = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
+    state.update(array.data)
+    return state.hexdigest()
+
+
 def digests(split: Split) -> dict[str, str]:
-    """SHA-256 of each array that the split has, over its type, shape and bytes."""
-    found = {}
-    for name in ("images", "labels", "pixel_labels", "segments"):
-        tensor: Tensor | None = getattr(split, name)
-        if tensor is not None:
-            array = tensor.contiguous().numpy()
-            state = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
-            state.update(array.data)
-            found[name] = state.hexdigest()
-    return found
+    """The digest of each array that the split has."""
+    arrays = ((field.name, getattr(split, field.name)) for field in fields(split))
+    return {name: digest(tensor) for name, tensor in arrays if tensor is not None}
 
 
 def fingerprint(
-    name: str, class_names: tuple[str, ...], train: dict[str, str], test: dict[str, str] | None
+    name: str,
+    class_names: tuple[str, ...],
+    train: dict[str, str],
+    test: dict[str, str] | None = None,
 ) -> str:
     """SHA-256 of a whole data set from the `digests` of its splits."""
     return hashlib.sha256(json.dumps([name, class_names, train, test]).encode()).hexdigest()

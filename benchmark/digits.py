@@ -72,9 +72,9 @@ def load(*, image_size: int = 32) -> Dataset:
             f"ask for {_SIDE} or more."
         )
     train, test = (_split(name, image_size) for name in ("train", "test"))
-    mean, std = channel_statistics(train.images)
-    print_ = fingerprint("digits", CLASS_NAMES, digests(train), digests(test))
-    return Dataset("digits", train, test, CLASS_NAMES, mean, std, print_)
+    statistics = channel_statistics(train.images)
+    identity = fingerprint("digits", CLASS_NAMES, digests(train), digests(test))
+    return Dataset("digits", train, test, CLASS_NAMES, *statistics, identity)
 
 
 def _split(name: Literal["train", "test"], image_size: int) -> Split:

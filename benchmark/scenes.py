@@ -90,33 +90,27 @@ def load(
         ink, classes = samples(split)
         sums = _summed(photographs, split)
         order = permutation(_SEED, f"scenes/{split}/digit", 0, len(ink))
+        # Every digit is a main digit equally often, up to one.
+        main = order[torch.arange(count) % len(ink)]
         chunks = []
         for index in torch.arange(count).split(_CHUNK):
             draws = _Draws(split, index)
-            main = order[index % len(ink)]
-            others = draws("other digit", 1, len(ink) - 1, distractors[1])
-            digit = torch.cat([main[:, None], (main[:, None] + others) % len(ink)], 1)
-            main_size = draws("main size", *digit_size, 1)
-            other_size = draws("other size", *distractor_size, distractors[1])
-            size = torch.cat([main_size, other_size], 1)
-            top = draws("top", 0, image_size - size, *size.shape[1:])
-            left = draws("left", 0, image_size - size, *size.shape[1:])
-            flat = (ink[digit.flatten()], size.flatten(), top.flatten(), left.flatten())
-            coverage = cover(*flat, image_size).unflatten(0, size.shape)
-            present = torch.arange(size.shape[1]) <= draws("distractors", *distractors)[:, None]
-            colours = draws("colour", *brightness, size.shape[1], 3)
             patches = _patches(draws, sums, image_size, max_crop * image_size)
             damped = background_level + (patches - 128) * background_contrast // 100
+            others = draws("other digit", 1, len(ink) - 1, distractors[1])
+            shown = torch.cat([main[index, None], (main[index, None] + others) % len(ink)], 1)
+            coverage = _place(draws, ink[shown], image_size, digit_size, distractor_size)
+            present = torch.arange(shown.shape[1]) <= draws("distractors", *distractors)[:, None]
             coverage *= present[..., None, None]
-            chunks.append(_paint(damped.clamp(0, 255), coverage, colours, classes[digit]))
+            colours = draws("colour", *brightness, shown.shape[1], 3)
+            chunks.append(_paint(damped.clamp(0, 255), coverage, colours, classes[shown]))
         images, pixel_labels, segments = (torch.cat(part) for part in zip(*chunks, strict=True))
-        labels = classes[order[torch.arange(count) % len(ink)]]
-        return Split(images, labels, pixel_labels, segments)
+        return Split(images, classes[main], pixel_labels, segments)
 
     train, test = build("train", train_count), build("test", test_count)
-    mean, std = channel_statistics(train.images)
-    print_ = fingerprint("scenes", CLASS_NAMES, digests(train), digests(test))
-    return Dataset("scenes", train, test, CLASS_NAMES, mean, std, print_)
+    statistics = channel_statistics(train.images)
+    identity = fingerprint("scenes", CLASS_NAMES, digests(train), digests(test))
+    return Dataset("scenes", train, test, CLASS_NAMES, *statistics, identity)
 
 
 class _Draws:
@@ -136,20 +130,21 @@ class _Draws:
 
 def _photographs() -> UInt8[Tensor, "2 height width 3"]:
     source = load_sample_images()
-    found = {Path(name).name: pixels for name, pixels in zip(source.filenames, source.images)}
+    names = [Path(name).name for name in source.filenames]
+    found = dict(zip(names, source.images, strict=True))
     for name, expected in _PHOTOGRAPHS.items():
         if hashlib.sha256(found[name].tobytes()).hexdigest() != expected:
             raise UserError(
                 f"Pillow {PIL.__version__} decodes scikit-learn's {name} to other pixels than "
-                "those of the data set `scenes` because its JPEG decoder differs; install a "
-                "Pillow wheel of version 10 or later from PyPI."
+                "those of the data set `scenes` because its JPEG decoder differs; install "
+                "a wheel of Pillow from PyPI (10.0 to 13.0 give these pixels)."
             )
     return torch.stack([torch.tensor(found[name]) for name in _PHOTOGRAPHS])
 
 
 def _summed(
     photographs: UInt8[Tensor, "2 height width 3"], split: SplitName
-) -> Int[Tensor, "2 height+1 part+1 3"]:
+) -> Int[Tensor, "2 rows columns 3"]:
     """Summed-area table of the split's part of the photographs."""
     part = slice(None, _TRAIN_WIDTH) if split == "train" else slice(_TRAIN_WIDTH, None)
     sums = photographs[:, :, part].long().cumsum(1).cumsum(2)
@@ -170,6 +165,24 @@ def _patches(
     lengths = edges.diff(dim=1)
     areas = (lengths[:, :, None] * lengths[:, None, :])[..., None]
     return ((totals + areas // 2) // areas).permute(0, 3, 1, 2)
+
+
+def _place(
+    draws: _Draws,
+    ink: Int[Tensor, "n k 8 8"],
+    image_size: int,
+    main_size: Sequence[int],
+    other_size: Sequence[int],
+) -> Int[Tensor, "n k image image"]:
+    """Coverage of each digit in its place, anywhere in the image; digit 0 is the main one."""
+    count = ink.shape[1]
+    main = draws("main size", *main_size, 1)
+    size = torch.cat([main, draws("other size", *other_size, count - 1)], 1)
+    top = draws("top", 0, image_size - size, count)
+    left = draws("left", 0, image_size - size, count)
+    flat = (ink.flatten(0, 1), size.flatten(), top.flatten(), left.flatten())
+    coverage: Tensor = cover(*flat, image_size).unflatten(0, size.shape)
+    return coverage
 
 
 def _paint(

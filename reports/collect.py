@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from benchmark.files import read_json
 from benchmark.runs import PlannedTask, Run
 
 COLUMNS = (
@@ -82,13 +82,7 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
         for task in run.tasks
     ]
     frame = pd.DataFrame(rows, columns=list(COLUMNS)).drop_duplicates("path", ignore_index=True)
-    twice = frame.duplicated(["hash8", "seed", "task", "eval_data"])
-    if twice.any():
-        first = frame[twice].iloc[0]
-        raise ValueError(
-            f"{first['path']} is a second result of the same run for {first['task']} on "
-            f"{first['eval_data']}: a table shows one, so give one of the tasks another name"
-        )
+    _refuse_two_protocols(frame)
     return frame
 
 
@@ -136,7 +130,7 @@ def _base_label(run: Run) -> str:
 
 
 def _in_table_order(runs: list[Run]) -> list[Run]:
-    """Methods in blocks of one setting, plain objective on top; controls last, upper bound at end."""
+    """Methods in blocks of one setting, the plain objective first; then the controls."""
 
     def block(run: Run) -> tuple[str, ...]:
         return run.objective, run.encoder, run.data, run.preset
@@ -177,24 +171,36 @@ def _outcome(run: Run, task: PlannedTask) -> dict[str, Any]:
     }
 
 
+def _refuse_two_protocols(frame: pd.DataFrame) -> None:
+    """Stop where one cell would mix protocols; evaluation seeds of one share a folder."""
+    key = ["hash8", "seed", "task", "eval_data"]
+    folders = frame[key].assign(folder=frame["path"].map(lambda path: str(Path(path).parent)))
+    folders = folders.drop_duplicates()
+    twice = folders[folders.duplicated(key, keep=False)]
+    if not twice.empty:
+        first, second = twice["folder"][:2]
+        raise ValueError(
+            f"{first} and {second} score one encoder under one task name with different options: "
+            "they cannot share a cell; tabulate them apart"
+        )
+
+
 def _read(path: Path) -> dict[str, Any]:
     """Load a result file and check what the reports rely on."""
-    try:
-        result = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(result, dict):
-            raise ValueError("not a JSON object")
-        needed = ("task", "data", "pretrain_seed", "metrics", "protocol", "commit", "dirty")
-        absent = [key for key in needed if key not in result]
-        if absent:
-            raise ValueError(f"without {', '.join(absent)}")
-        metrics = result["metrics"]
-        if not isinstance(metrics, dict) or not metrics:
-            raise ValueError("metrics are empty")
-        for name, value in metrics.items():
-            if not isinstance(value, int | float) or not math.isfinite(value):
-                raise ValueError(f"{name} is {value!r}, not a finite number")
-    except ValueError as error:  # also undecodable bytes and broken JSON
-        raise ValueError(
-            f"{path} is not a whole result file ({error}); delete it to have the task run again"
-        ) from error
-    return result
+    result = read_json(path)
+    needed = ("task", "data", "pretrain_seed", "metrics", "protocol", "commit", "dirty")
+    absent = [key for key in needed if key not in result]
+    metrics = result.get("metrics")
+    if absent:
+        fault = f"lacks {', '.join(absent)}"
+    elif not isinstance(metrics, dict) or not metrics:
+        fault = "has no metrics"
+    elif odd := {name: value for name, value in metrics.items() if not _is_finite(value)}:
+        fault = f"holds metrics that are no finite numbers, {odd}"
+    else:
+        return result
+    raise ValueError(f"{path} {fault}; delete it to have the task run again")
+
+
+def _is_finite(value: object) -> bool:
+    return isinstance(value, int | float) and math.isfinite(value)

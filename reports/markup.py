@@ -7,7 +7,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 
-DIGITS = 2  # decimals shown, as in the paper; means that agree in them are ties
+
+def shown(number: float) -> str:
+    """Two decimals, as in the paper."""
+    return f"{number:.2f}"
+
+
+def tie(a: float, b: float) -> bool:
+    """Whether a reader of the table sees the same number."""
+    return shown(a) == shown(b)
 
 
 @dataclass(frozen=True)
@@ -35,8 +43,8 @@ class Cell:
         """Mean and spread; empty when no seed finished."""
         if not self.n:
             return ""
-        mean = f"{self.mean:.{DIGITS}f}"
-        return mean if self.n == 1 else f"{mean} ± {self.std:.{DIGITS}f}"
+        mean = shown(self.mean)
+        return mean if self.n == 1 else f"{mean} ± {shown(self.std)}"
 
     @property
     def remark(self) -> str:
@@ -71,7 +79,7 @@ class Table:
 def markdown(table: Table) -> str:
     """Write the table as GitHub Markdown, padded so that it also reads well unrendered."""
 
-    def shown(cell: Cell | None) -> str:
+    def text(cell: Cell | None) -> str:
         if cell is None:
             return "–"
         number = f"**{cell.number}**" if cell.best else cell.number
@@ -80,24 +88,21 @@ def markdown(table: Table) -> str:
     header = ["Method", *(f"{column.data}: {column.heading}" for column in table.columns)]
     body = []
     for label in [*table.methods, *table.controls]:
-        row = [label, *(shown(table.cells.get((label, column))) for column in table.columns)]
+        row = [label, *(text(table.cells.get((label, column))) for column in table.columns)]
         body.append([f"*{text}*" for text in row] if label in table.controls else row)
     rows = [[text.replace("|", r"\|") for text in row] for row in [header, *body]]
     widths = [max(len(text) for text in column) for column in zip(*rows, strict=True)]
     rows.insert(1, ["-" * width for width in widths])
-    lines = [
-        "| " + " | ".join(map(str.ljust, row, widths)) + " |"  # one line of the grid
-        for row in rows
-    ]
+    grid = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     notes = [f"Command: `{table.command}`", *table.notes]
     caption = f"**Table {table.number}.** {table.caption}"
-    return "\n".join([caption, "", *lines, "", *(f"- {note}" for note in notes), ""])
+    return "\n".join([caption, "", *grid, "", *(f"- {note}" for note in notes), ""])
 
 
 def latex(table: Table) -> str:
     """Write the table as a LaTeX float that needs no package but booktabs."""
 
-    def shown(cell: Cell | None) -> str:
+    def text(cell: Cell | None) -> str:
         if cell is None:
             return "--"
         number = rf"\textbf{{{escape(cell.number)}}}" if cell.best else escape(cell.number)
@@ -105,7 +110,7 @@ def latex(table: Table) -> str:
         return rf"{number} {{\scriptsize {escape(cell.remark)}}}".strip()
 
     def row(label: str) -> str:
-        cells = (shown(table.cells.get((label, column))) for column in table.columns)
+        cells = (text(table.cells.get((label, column))) for column in table.columns)
         return " & ".join([escape(label), *cells]) + r" \\"
 
     heads, rules, start = [], [], 2
@@ -124,8 +129,9 @@ def latex(table: Table) -> str:
         r"\centering",
         rf"\caption{{{escape(table.caption)}}}",
         rf"\label{{tab:table{table.number}}}",
-        r"\small",
-        rf"\begin{{tabular}}{{l{'c' * len(table.columns)}}}",
+        r"\smallskip",
+        r"\footnotesize\setlength{\tabcolsep}{4pt}",
+        rf"\begin{{tabular}}{{@{{}}l{'c' * len(table.columns)}@{{}}}}",
         r"\toprule",
         " & ".join(["", *heads]).strip() + r" \\",
         " ".join(rules),

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pandas as pd
 
+from benchmark.files import write_atomically
 from benchmark.runs import Run
 from reports.collect import SPELLING, collect, spelled
-from reports.markup import DIGITS, Cell, Column, Table, latex, markdown
+from reports.markup import Cell, Column, Table, latex, markdown, tie
 
 TITLES = {
     1: "Evaluation on the pretraining data set",
@@ -68,11 +68,15 @@ def terminal_text(paths: Iterable[Path]) -> str:
 def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     """Reduce the seeds of each row x column to one line: the CSV.
 
-    ``seeds`` and ``commits`` are those behind the mean; ``std`` is the sample standard deviation.
+    ``seeds`` (of the pretraining) and ``commits`` are those behind the mean; ``std`` is the sample
+    standard deviation. Evaluation seeds of one encoder are averaged first, since they are not
+    independent runs; a seed counts as finished when all its evaluations are.
     """
     lines = []
     for (label, task, data), cell in frame.groupby(["label", "task", "eval_data"], sort=False):
-        done = cell[cell["status"] == "ok"]
+        lost = cell[cell["status"] != "ok"].drop_duplicates("seed")
+        done = cell[~cell["seed"].isin(lost["seed"])]
+        values = done.groupby("seed")["value"].mean()
         first = cell.iloc[0]
         lines.append(
             {
@@ -81,12 +85,12 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
                 "task": task,
                 "eval_data": data,
                 "metric": next(iter(done["metric"]), None),
-                "mean": done["value"].mean(),
-                "std": done["value"].std(ddof=1),
-                "n": len(done),
-                "failed": int((cell["status"] == "failed").sum()),
-                "missing": int((cell["status"] == "missing").sum()),
-                "seeds": " ".join(str(seed) for seed in sorted(done["seed"])),
+                "mean": values.mean(),
+                "std": values.std(ddof=1),
+                "n": len(values),
+                "failed": int((lost["status"] == "failed").sum()),
+                "missing": int((lost["status"] == "missing").sum()),
+                "seeds": " ".join(map(str, values.index)),
                 "hash8": first["hash8"],
                 "commits": " ".join(_commits(done, dirty="-dirty")),
             }
@@ -111,13 +115,13 @@ def build(
     columns = _columns(frame)
     by_name = {(column.task, column.data): column for column in columns}
     competing = summary[summary["label"].isin(methods)]
-    best = competing.groupby(["task", "eval_data"])["mean"].max().round(DIGITS).to_dict()
+    best = competing.groupby(["task", "eval_data"])["mean"].max().to_dict()
     cells = {}
     for line in summary.to_dict("records"):
         where = (line["task"], line["eval_data"])
-        wins = line["label"] in methods and round(line["mean"], DIGITS) == best[where]
-        counts = {key: line[key] for key in ("mean", "std", "n", "failed", "missing")}
-        cells[line["label"], by_name[where]] = Cell(**counts, best=wins)
+        wins = line["n"] > 0 and line["label"] in methods and tie(line["mean"], best[where])
+        figures = {key: line[key] for key in ("mean", "std", "n", "failed", "missing")}
+        cells[line["label"], by_name[where]] = Cell(**figures, best=wins)
     return Table(
         number=number,
         caption=_caption(number, frame),
@@ -156,7 +160,7 @@ def _caption(number: int, frame: pd.DataFrame) -> str:
     # A control's objective is not what it was trained with.
     methods = frame[frame["control"].isna()]
     settings = [
-        _listed("preset", frame["preset"]),
+        _listed("Preset", frame["preset"]),
         _listed("pretraining data set", frame["data"]),
         _listed("encoder", frame["encoder"]),
         _listed("objective", methods["objective"].map(spelled)),
@@ -165,7 +169,7 @@ def _caption(number: int, frame: pd.DataFrame) -> str:
     return (
         f"{TITLES[number]}: mean ± sample standard deviation over n seeds, in percent; accuracy "
         "unless a column says otherwise. The best mean of a column is bold; controls do not "
-        f"compete. {'; '.join(filter(None, settings)).capitalize()}."
+        f"compete. {'; '.join(filter(None, settings))}."
     )
 
 
@@ -189,6 +193,8 @@ def _notes(frame: pd.DataFrame, columns: Sequence[Column], commit: str | None) -
         notes.append(
             "The rows do not share one setting: some differ in more than the masking method."
         )
+    if frame.duplicated(["label", "seed", "task", "eval_data"]).any():
+        notes.append("A seed counts with the mean over its evaluation seeds.")
     for column in columns:
         here = frame[(frame["task"] == column.task) & (frame["eval_data"] == column.data)]
         for protocol in here["protocol"].dropna().unique():
@@ -207,11 +213,4 @@ def _commits(done: pd.DataFrame, *, dirty: str, length: int | None = None) -> li
 
 
 def _write(path: Path, text: str) -> None:
-    """Replace the file in one step, so that a reader never sees half of it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="\n")
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))

@@ -75,9 +75,7 @@ class Classification(Task):
             raise UserError(f"linear: head_lr={head_lr} has no body to differ from; set lr instead")
         if precision not in PRECISIONS:
             raise UserError(f"{purpose}: precision={precision} is not one of {PRECISIONS}")
-        self.training = Training(
-            purpose, epochs, batch_size, lr, schedule, momentum, weight_decay
-        )
+        self.training = Training(purpose, epochs, batch_size, lr, schedule, momentum, weight_decay)
         self.freeze = freeze
         self.head_lr = head_lr
         self.standardise = standardise
@@ -85,7 +83,9 @@ class Classification(Task):
         self.min_scale = min_scale
         self.flip_prob = flip_prob
         self.precision = precision
-        start = "Linear classifier on frozen features" if freeze else "Encoder and linear classifier"
+        start = (
+            "Linear classifier on frozen features" if freeze else "Encoder and linear classifier"
+        )
         scaled = ", standardised by the train split," if standardise else ""
         views = "random resized crops and flips" if augment else "un-augmented images"
         head = "" if head_lr is None else f" ({head_lr:g} for the classifier)"

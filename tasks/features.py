@@ -7,7 +7,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int, UInt8
@@ -68,8 +68,9 @@ class Inputs:
 
 def working_copy(encoder: nn.Module, device: torch.device, *, freeze: bool) -> nn.Module:
     """A copy to use up: in evaluation mode without gradients, or in training mode with them."""
-    body = copy.deepcopy(encoder).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
-    return body.train(not freeze).requires_grad_(not freeze)
+    body = copy.deepcopy(encoder).train(not freeze).requires_grad_(not freeze)
+    body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return body
 
 
 @contextmanager
@@ -168,7 +169,7 @@ class Training:
         Raises:
             FloatingPointError: if the loss stops being finite.
         """
-        groups = [
+        groups: list[dict[str, Any]] = [
             {"params": list(head.parameters()), "lr": self.lr if head_lr is None else head_lr},
             {"params": [p for p in body.parameters() if p.requires_grad]},
         ]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from benchmark.contracts import Dataset, Task, TaskResult, UserError
@@ -41,8 +42,10 @@ class FCN8s(nn.Module):
             maps: feature maps of the stages, finest first.
             image_size: side of the images in pixels.
         """
+        # Sums and interpolation stay in full precision: bf16 has too few bits for close scores.
         fine, middle, total = (
-            score(features) for score, features in zip(self.scores, maps[-3:], strict=True)
+            full_precision(score(features))
+            for score, features in zip(self.scores, maps[-3:], strict=True)
         )
         for finer in (middle, fine):
             total = finer + _upsample(total, finer.shape[-1])
@@ -116,21 +119,24 @@ class Segmentation(Task):
         images, truth = examples(data, "train", "pixel_labels")
         test_images, test_truth = examples(data, "test", "pixel_labels")
         stage_dims: tuple[int, ...] = getattr(encoder, "stage_dims", ())
-        if not hasattr(encoder, "stages") or len(stage_dims) < 3:
+        body = working_copy(encoder, device, freeze=self.freeze)
+        stages: Callable[[Tensor], list[Tensor]] | None = getattr(body, "stages", None)
+        if stages is None or len(stage_dims) < 3:
             raise UserError(
                 f"segmentation: encoder {type(encoder).__name__} has no three stages of feature "
                 "maps; choose a ResNet or leave the task out"
             )
-        body = working_copy(encoder, device, freeze=self.freeze)
-        stages: Callable[[Tensor], list[Tensor]] = body.stages
         with seeded(eval_seed, "segmentation/head"):
-            head = FCN8s(stage_dims, int(truth[truth != IGNORE].max()) + 1)
+            head = FCN8s(stage_dims, _num_classes(truth))
         head.to(device)
+        # A class that only the test split has cannot be predicted but counts, with an IoU of 0.
+        num_classes = max(_num_classes(truth), _num_classes(test_truth))
         inputs = Inputs(data.mean, data.std, device)
 
         def scores(batch: Float[Tensor, "b 3 h w"]) -> Float[Tensor, "b c h w"]:
             with autocast(self.precision, device):
-                return full_precision(head(stages(batch), data.image_size))
+                logits: Tensor = head(stages(batch), data.image_size)
+            return logits
 
         def loss(epoch: int, index: Int[Tensor, "b"]) -> Float[Tensor, ""]:
             draws = Streams(eval_seed, epoch, index.to(device)).uniform("segmentation/flip")
@@ -148,6 +154,34 @@ class Segmentation(Task):
                 loss, body, head, head_lr=self.head_lr, count=len(images), eval_seed=eval_seed
             )
             body.eval()
+            confusion = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
+            parts = test_truth.split(EVAL_BATCH)
             with torch.no_grad():
-                predicted = torch.cat([scores(x).argmax(1).cpu() for x in inputs.batches(test_images)])
-        ...
+                for batch, labels in zip(inputs.batches(test_images), parts, strict=True):
+                    predicted = scores(batch).argmax(1)
+                    confusion += confusion_matrix(labels.to(device), predicted, num_classes)
+        iou = intersection_over_union(confusion)
+        accuracy = confusion.trace().double() / confusion.sum()
+        return TaskResult(
+            {"miou": 100 * float(iou.nanmean()), "pixel_accuracy": 100 * float(accuracy)},
+            {"iou": [None if math.isnan(x) else 100 * x for x in iou.tolist()]},
+        )
+
+
+def _num_classes(truth: UInt8[Tensor, "n h w"]) -> int:
+    return int(truth[truth != IGNORE].max()) + 1
+
+
+def confusion_matrix(
+    truth: UInt8[Tensor, "b h w"], predicted: Int[Tensor, "b h w"], num_classes: int
+) -> Int[Tensor, "c c"]:
+    """Number of pixels by true class (row) and predicted class (column), ignored ones left out."""
+    counts = truth != IGNORE
+    cells = truth[counts].long() * num_classes + predicted[counts]
+    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+
+
+def intersection_over_union(confusion: Int[Tensor, "c c"]) -> Float[Tensor, "c"]:
+    """Share in [0, 1] for each class; NaN for one in neither truth nor prediction."""
+    intersection = confusion.diagonal().double()
+    return intersection / (confusion.sum(0) + confusion.sum(1) - intersection)

@@ -1,0 +1,98 @@
+"""From configuration nodes to objects."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from hydra.utils import get_object
+from torch import nn
+
+from benchmark.batchnorm import RULES
+from benchmark.config import Config
+from benchmark.contracts import Dataset, MaskingMethod, Objective, Task, UserError
+from benchmark.objectives import Supervised
+from benchmark.optim import build_optimiser
+from benchmark.precision import autocast
+from benchmark.probe import OnlineProbe
+from benchmark.streams import seeded
+from benchmark.trainer import Trainer
+
+Node = Mapping[str, Any]
+
+
+def target(node: Node) -> Any:
+    """The class or function that a node names.
+
+    Raises:
+        UserError: if it cannot be imported.
+    """
+    try:
+        return get_object(node["_target_"])
+    except Exception as error:
+        raise UserError(f"_target_ {node['_target_']!r} cannot be imported: {error}") from error
+
+
+def instantiate(node: Node, **runtime: Any) -> Any:
+    """Call a node's target with its other keys and with what is known only at run time."""
+    return target(node)(**{k: v for k, v in node.items() if k != "_target_"}, **runtime)
+
+
+def load_data(node: Node) -> Dataset:
+    """Load a data set."""
+    dataset: Dataset = instantiate(node)
+    return dataset
+
+
+def build_task(node: Node) -> Task:
+    """Build a task; its ``data`` is the caller's to load."""
+    task: Task = instantiate({k: v for k, v in node.items() if k != "data"})
+    return task
+
+
+def build_encoder(cfg: Config) -> nn.Module:
+    """The encoder as the seed initialises it, the same for every method and objective."""
+    with seeded(cfg.seed, "init/encoder"):
+        encoder: nn.Module = instantiate(cfg.encoder)
+    return encoder
+
+
+def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
+    """Build both players with their optimisers.
+
+    Raises:
+        UserError: for values that their constructors refuse.
+    """
+    if cfg.batchnorm not in RULES:
+        raise UserError(f"batchnorm={cfg.batchnorm} is not one of {', '.join(RULES)}")
+    autocast(cfg.precision, device)  # refuses an unknown precision
+    encoder = build_encoder(cfg)
+    feature_dim = encoder.feature_dim
+    num_classes = len(data.class_names)
+    with seeded(cfg.seed, "init/objective"):
+        objective: Objective = (
+            Supervised(encoder, feature_dim=feature_dim, num_classes=num_classes)
+            if cfg.control == "supervised"
+            else instantiate(cfg.objective, encoder=encoder, feature_dim=feature_dim)
+        )
+    with seeded(cfg.seed, "init/method"):
+        method: MaskingMethod = instantiate(cfg.method)
+    probe = None
+    if cfg.probe.enabled and num_classes:
+        with seeded(cfg.seed, "init/probe"):
+            probe = OnlineProbe(feature_dim, num_classes, cfg.probe.lr).to(device)
+    for net in (encoder, objective, method):
+        net.to(device, memory_format=torch.channels_last)
+    return Trainer(
+        encoder=encoder,
+        objective=objective,
+        method=method,
+        probe=probe,
+        encoder_optimiser=build_optimiser((encoder, objective), **vars(cfg.encoder_optimiser)),
+        mask_optimiser=(
+            build_optimiser((method,), **vars(cfg.mask_optimiser)) if method.adversarial else None
+        ),
+        batchnorm=cfg.batchnorm,
+        precision=cfg.precision,
+    )

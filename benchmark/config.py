@@ -1,0 +1,157 @@
+"""The typed root of the configuration, and Hydra's errors told in one sentence."""
+
+from __future__ import annotations
+
+import difflib
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import hydra
+from hydra.core.config_store import ConfigStore
+from hydra.errors import (
+    ConfigCompositionException,
+    HydraException,
+    MissingConfigException,
+)
+from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+
+from benchmark.contracts import UserError
+
+CONFIG_MODULE = "benchmark.conf"
+HYDRA_VERSION_BASE = "1.3"
+
+
+@dataclass
+class OptimiserConfig:
+    """One player's optimiser; see `benchmark.optim`."""
+
+    name: str = MISSING
+    lr: float = MISSING
+    momentum: float = MISSING
+    weight_decay: float = MISSING
+
+
+@dataclass
+class MaskNetConfig:
+    """Net of the learned methods; see `methods.mask_net`."""
+
+    width: int = MISSING
+    norm: str = MISSING
+
+
+@dataclass
+class ScheduleConfig:
+    """Learning-rate schedule of both players; see `benchmark.schedule`."""
+
+    per: str = MISSING
+    warmup_epochs: float = MISSING
+    warmup_start_lr: float = MISSING
+
+
+@dataclass
+class ProbeConfig:
+    """Online linear probe."""
+
+    enabled: bool = MISSING
+    lr: float = MISSING
+
+
+@dataclass
+class Config:
+    """Root of the configuration; the values are in ``conf/config.yaml`` and the presets."""
+
+    seed: int = MISSING
+    method: dict[str, Any] = MISSING
+    objective: dict[str, Any] = MISSING
+    encoder: dict[str, Any] = MISSING
+    data: dict[str, Any] = MISSING
+    augment: dict[str, Any] = MISSING
+    mask_net: MaskNetConfig = field(default_factory=MaskNetConfig)
+    encoder_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    mask_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
+    schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
+    epochs: int = MISSING
+    batch_size: int = MISSING
+    batchnorm: str = MISSING
+    precision: str = MISSING
+    threads: int = MISSING
+    control: str | None = None
+    tasks: dict[str, Any] = field(default_factory=dict)
+    eval_seed: int = MISSING
+    controls: list[str] = MISSING
+    probe: ProbeConfig = field(default_factory=ProbeConfig)
+    device: str = MISSING
+    jobs: int | None = None
+    runs_dir: str = MISSING
+    log_every_steps: int = MISSING
+    checkpoint_every_epochs: int = MISSING
+
+
+ConfigStore.instance().store(name="schema", node=Config)
+
+
+@contextmanager
+def one_sentence() -> Iterator[None]:
+    """Turn what Hydra and OmegaConf raise for a user's mistake into a `UserError`."""
+    try:
+        yield
+    except MissingConfigException as error:
+        raise UserError(_unknown_choice(error)) from error
+    except ConfigCompositionException as error:
+        raise UserError(_first_cause(error)) from error
+    except MissingMandatoryValue as error:
+        raise UserError(f"{error.full_key} has no value; set {error.full_key}=...") from error
+    except (HydraException, OmegaConfBaseException) as error:
+        raise UserError(_first_cause(error)) from error
+
+
+def _unknown_choice(error: MissingConfigException) -> str:
+    group, _, choice = (error.missing_cfg_file or "?").rpartition("/")
+    known = ", ".join(sorted(o for o in error.options or [] if o != "__init__"))
+    return f"{group}={choice} is unknown; choose one of {known}"
+
+
+def _first_cause(error: Exception) -> str:
+    """The line of Hydra's message that names the mistake."""
+    key = re.search(r"Key '([^']+)' is not in struct|No match in the defaults list", str(error))
+    override = re.search(r"[Cc]ould not override '([^']+)'", str(error))
+    if key and override:
+        return f"unknown key {override[1]!r}{_nearest(override[1])}"
+    cause: BaseException = error
+    while cause.__cause__ is not None and str(cause.__cause__):
+        cause = cause.__cause__
+    named = re.search(r"full_key: (\S+)", str(cause))
+    first_line = str(cause).strip().splitlines()[0].rstrip(".")
+    return f"{named[1]}: {first_line}" if named else first_line
+
+
+def _nearest(key: str) -> str:
+    """A suggestion among the known keys."""
+    with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION_BASE):
+        known = _keys(hydra.compose("config"))
+    matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
+    return f"; did you mean {matches[0]!r}?" if matches else "; --cfg job shows all keys"
+
+
+def _keys(node: DictConfig, prefix: str = "") -> list[str]:
+    keys = []
+    for name in node:
+        keys.append(f"{prefix}{name}")
+        if OmegaConf.is_dict(child := node._get_node(name)):
+            keys += _keys(child, f"{prefix}{name}.")
+    return keys
+
+
+def compose(overrides: Sequence[str]) -> DictConfig:
+    """Compose one configuration; its ``hydra`` node tells which options were chosen.
+
+    Raises:
+        UserError: for an unknown option or key, or a value of the wrong type.
+    """
+    with one_sentence():
+        with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION_BASE):
+            return hydra.compose("config", list(overrides), return_hydra_config=True)

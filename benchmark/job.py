@@ -1,0 +1,207 @@
+"""One run from beginning to end: pretrain, then evaluate; whatever is done already is skipped."""
+
+from __future__ import annotations
+
+import copy
+import time
+import traceback
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import nn
+
+from benchmark.augment import Augment
+from benchmark.build import build_encoder, build_task, build_trainer, load_data
+from benchmark.checkpoint import load_encoder, save_encoder
+from benchmark.config import Config
+from benchmark.contracts import Dataset
+from benchmark.files import exclusive, read_json, sha256_of, write_atomically, write_json
+from benchmark.gallery import save_gallery
+from benchmark.plan import Planned, resolve_device
+from benchmark.pretrain import Pretraining, Schedule
+from benchmark.progress import Emit, Event
+from benchmark.provenance import collect, git_state
+from benchmark.runs import PlannedTask, Run, identity
+
+
+def execute(planned: Planned, emit: Emit) -> bool:
+    """Run to the end; returns whether it succeeded.
+
+    A failure is told, kept in the run's error file, and left to the caller to count: the other
+    runs of a sweep go on.
+    """
+    run = planned.run
+
+    def say(text: str, *, finished: bool = False) -> None:
+        emit(Event(run.name, text, finished=finished))
+
+    try:
+        with exclusive(run.folder, lambda: say("another process is at this run; waiting for it")):
+            run.error_file.unlink(missing_ok=True)
+            _Job(planned, emit).run()
+    except Exception as error:
+        say(f"FAILED: {error or type(error).__name__} (see {run.error_file})", finished=True)
+        trace = traceback.format_exc()
+        write_atomically(run.error_file, lambda part: part.write_text(trace))
+        return False
+    return True
+
+
+class _Job:
+    """The stages of one run, in its folder."""
+
+    def __init__(self, planned: Planned, emit: Emit) -> None:
+        self.run_plan: Run = planned.run
+        self.cfg: Config = planned.cfg
+        self.emit = emit
+        self.device = resolve_device(planned.cfg.device)
+        self._data: Dataset | None = None
+
+    @property
+    def data(self) -> Dataset:
+        """The pretraining data, loaded when first needed."""
+        if self._data is None:
+            self._data = load_data(self.cfg.data)
+        return self._data
+
+    def run(self) -> None:
+        """Every stage whose output is not there yet."""
+        torch.set_num_threads(self.cfg.threads)
+        encoder_sha256 = self._finished_pretraining()
+        reused = ["pretraining"] if encoder_sha256 else []
+        if not encoder_sha256:
+            encoder_sha256 = self._pretrain()
+        todo = []
+        for task in self.run_plan.tasks:
+            if _whole_result(task, encoder_sha256, self.cfg):
+                reused.append(task.name)
+            else:
+                todo.append(task)
+        if reused:
+            self._say(f"reused {', '.join(reused)}")
+        for task in todo:
+            self._evaluate(task, encoder_sha256)
+        self._say("done", finished=True)
+
+    def _say(self, text: str, *, finished: bool = False) -> None:
+        self.emit(Event(self.run_plan.name, text, finished=finished))
+
+    def _finished_pretraining(self) -> str | None:
+        """Checksum of the encoder, if pretraining is complete and the encoder is its product."""
+        record_file = self.run_plan.pretraining_file
+        encoder_file = self.run_plan.encoder_file
+        if not record_file.exists() or not encoder_file.exists():
+            return None
+        recorded: str = read_json(record_file).get("encoder_sha256", "")
+        if sha256_of(encoder_file) != recorded:
+            raise ValueError(
+                f"{encoder_file} is not the encoder that {record_file.name} beside it describes; "
+                "delete it to train again"
+            )
+        return recorded
+
+    def _pretrain(self) -> str:
+        run, cfg, folder = self.run_plan, self.cfg, self.run_plan.folder
+        config = yaml.safe_dump({"run": identity(run), **asdict(cfg)}, sort_keys=False)
+        write_atomically(folder / "config.yaml", lambda part: part.write_text(config))
+        write_json(folder / "provenance.json", collect(str(self.device)))
+        cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
+        if cfg.control == "untrained":
+            encoder = build_encoder(cfg)
+        else:
+            trainer = build_trainer(cfg, self.data, self.device)
+            training = Pretraining(
+                trainer,
+                self.data,
+                Augment(image_size=self.data.image_size, **cfg.augment),
+                seed=cfg.seed,
+                epochs=cfg.epochs,
+                batch_size=cfg.batch_size,
+                base_rates=(cfg.encoder_optimiser.lr, cfg.mask_optimiser.lr),
+                schedule=Schedule(**vars(cfg.schedule)),
+                device=self.device,
+                log_every_steps=cfg.log_every_steps,
+                checkpoint_every_epochs=cfg.checkpoint_every_epochs,
+            )
+            cost = training.run(folder, self._report_training(training.steps))
+            encoder = trainer.encoder
+            if run.method != "none" and run.control is None:
+                save_gallery(folder / "masks" / "gallery.png", trainer.method, training)
+        save_encoder(run.encoder_file, encoder)
+        encoder_sha256 = sha256_of(run.encoder_file)
+        write_json(
+            run.pretraining_file,
+            {"hash8": run.hash8, "encoder_sha256": encoder_sha256, "cost": cost},
+        )
+        return encoder_sha256
+
+    def _report_training(self, steps: int) -> Any:
+        def report(text: str, step: int, epoch_ended: bool) -> None:
+            self.emit(Event(self.run_plan.name, text, step, steps, epoch_ended))
+
+        return report
+
+    def _encoder(self) -> nn.Module:
+        encoder = build_encoder(self.cfg)
+        load_encoder(self.run_plan.encoder_file, encoder)
+        return encoder.to(self.device, memory_format=torch.channels_last)
+
+    def _evaluate(self, task: PlannedTask, encoder_sha256: str) -> None:
+        started = time.monotonic()
+        node = self.cfg.tasks[task.name]
+        data = load_data(node["data"]) if node["data"] else self.data
+        protocol = build_task(node)
+        result = protocol.run(
+            copy.deepcopy(self._encoder()),
+            data,
+            eval_seed=self.cfg.eval_seed,
+            device=self.device,
+        )
+        commit, dirty = git_state()
+        write_json(
+            task.result,
+            {
+                "task": task.name,
+                "data": task.data,
+                "protocol": protocol.protocol,
+                "version": protocol.version,
+                "pretrain_seed": self.cfg.seed,
+                "eval_seed": self.cfg.eval_seed,
+                "metrics": result.metrics,
+                "details": result.details,
+                "cost": {"seconds": round(time.monotonic() - started, 3)},
+                "inputs": {
+                    "encoder_sha256": encoder_sha256,
+                    "data_fingerprint": data.fingerprint,
+                },
+                "commit": commit,
+                "dirty": dirty,
+            },
+        )
+        name, value = next(iter(result.metrics.items()))
+        self._say(f"{task.name} on {task.data}: {name} {value:.2f}")
+
+
+def _whole_result(task: PlannedTask, encoder_sha256: str, cfg: Config) -> bool:
+    """Whether a task's result is there.
+
+    Raises:
+        ValueError: naming the file, if it is broken or was made from something else.
+    """
+    path: Path = task.result
+    if not path.exists():
+        return False
+    result = read_json(path)
+    expected = {
+        "encoder_sha256": encoder_sha256,
+        "eval_seed": cfg.eval_seed,
+        "pretrain_seed": cfg.seed,
+    }
+    found = {key: result.get(key) for key in ("eval_seed", "pretrain_seed")}
+    found["encoder_sha256"] = result.get("inputs", {}).get("encoder_sha256")
+    if "metrics" not in result or found != expected:
+        raise ValueError(f"{path} was made from another encoder or seed; delete it to evaluate again")
+    return True

@@ -1,0 +1,257 @@
+"""From command-line overrides to planned runs, all of them checked before the first one trains."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf
+
+from benchmark.augment import Augment
+from benchmark.build import build_task, build_trainer, load_data, target
+from benchmark.config import Config, compose, one_sentence
+from benchmark.contracts import Dataset, UserError
+from benchmark.runs import PlannedTask, Run
+
+_SUITE = Path(__file__).resolve().parents[1]
+# Keys of the configuration that change results; data enters by its fingerprint, not its path.
+_RESULT_KEYS = (
+    "method", "objective", "encoder", "augment", "encoder_optimiser", "mask_optimiser",
+    "schedule", "epochs", "batch_size", "batchnorm", "precision", "threads", "control",
+)  # fmt: skip
+_VERSIONED = ("method", "objective", "encoder")
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A run together with its resolved configuration."""
+
+    run: Run
+    cfg: Config
+
+
+def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
+    """Split a sweep's overrides into those of each run.
+
+    Raises:
+        UserError: for an override that cannot be parsed, or a sweep without ``-m``.
+    """
+    with one_sentence():
+        parsed = OverridesParser.create().parse_overrides(list(overrides))
+    swept = [o.input_line for o in parsed if o.is_sweep_override()]
+    if swept and not multirun:
+        raise UserError(f"{swept[0]!r} lists several values; add -m to run a sweep")
+    if not multirun:
+        return [list(overrides)]
+    return [list(run) for batch in BasicSweeper.split_arguments(parsed, None) for run in batch]
+
+
+def add_controls(overrides: Sequence[str], controls: Sequence[str]) -> list[str]:
+    """Append the controls to the methods that a sweep compares."""
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    methods = ["none"]
+    for override in parsed:
+        if override.key_or_group == "method":
+            methods = (
+                [str(v) for v in override.sweep_string_iterator()]
+                if override.is_sweep_override()
+                else [str(override.value())]
+            )
+    others = [o for o in overrides if not o.startswith("method=")]
+    added = [c for c in controls if c not in methods]
+    return [f"method={','.join([*methods, *added])}", *others]
+
+
+class Planner:
+    """Plans runs; data sets are loaded once and configurations that differ in seed checked once."""
+
+    def __init__(self) -> None:
+        self._datasets: dict[str, Dataset] = {}
+        self._checked: set[str] = set()
+
+    def plan(self, overrides: Sequence[str]) -> Planned:
+        """Compose, check and name one run.
+
+        Raises:
+            UserError: for anything that would make the run fail later.
+        """
+        composed = compose(overrides)
+        choices = composed.hydra.runtime.choices
+        with one_sentence():
+            cfg = _typed(composed)
+        _check_numbers(cfg)
+        data = self._load(cfg.data)
+        if cfg.control == "supervised" and not data.class_names:
+            raise UserError(
+                f"method=supervised needs labels, and {data.name} has none; "
+                "leave it out with controls=[untrained]"
+            )
+        payload = _result_payload(cfg, data)
+        # Controls ignore the objective, so a sweep over objectives shares them.
+        own = {k: v for k, v in payload.items() if not (cfg.control and k == "objective")}
+        hash8 = _hash(own)
+        folder = (
+            Path(cfg.runs_dir) / data.name / f"{choices.method}-{hash8}" / f"seed{cfg.seed}"
+        )
+        if hash8 not in self._checked:
+            _check_builds(cfg, data)
+        tasks, skipped = self._tasks(cfg, data, folder)
+        self._checked.add(hash8)
+        setting = {k: v for k, v in payload.items() if k not in ("method", "objective", "control")}
+        run = Run(
+            method=choices.method,
+            objective=choices.objective,
+            encoder=choices.encoder,
+            data=data.name,
+            preset=choices.preset,
+            seed=cfg.seed,
+            control=cfg.control,
+            hash8=hash8,
+            setting=_hash(setting),
+            folder=folder,
+            tasks=tasks,
+            skipped=skipped,
+        )
+        return Planned(run, cfg)
+
+    def _load(self, node: Mapping[str, Any]) -> Dataset:
+        key = json.dumps(node, sort_keys=True, default=str)
+        if key not in self._datasets:
+            self._datasets[key] = load_data(node)
+        return self._datasets[key]
+
+    def _tasks(
+        self, cfg: Config, data: Dataset, folder: Path
+    ) -> tuple[tuple[PlannedTask, ...], tuple[str, ...]]:
+        planned, skipped = [], []
+        for name, node in cfg.tasks.items():
+            if node is None:  # switched off with tasks.NAME=null
+                continue
+            task = build_task(node)
+            task_data = self._load(node["data"]) if node["data"] else data
+            if reason := lacks(task_data, task.needs):
+                skipped.append(f"{name}: {reason}")
+                continue
+            hash8 = _hash(
+                {
+                    "task": {k: v for k, v in node.items() if k != "data"},
+                    "version": _version(node),
+                    "data": task_data.fingerprint,
+                }
+            )
+            file = folder / "results" / f"{name}-{task_data.name}-{hash8}" / f"seed{cfg.eval_seed}"
+            planned.append(PlannedTask(name, task_data.name, file.with_suffix(".json")))
+        return tuple(planned), tuple(skipped)
+
+
+def lacks(data: Dataset, need: str) -> str | None:
+    """Why a task that needs a kind of ground truth cannot run on ``data``, or None."""
+    if data.test is None:
+        return f"{data.name} has no test split"
+    if getattr(data.train, need) is None or getattr(data.test, need) is None:
+        return f"{data.name} has no {need.replace('_', ' ')}"
+    return None
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``device=auto|cpu|cuda`` means here.
+
+    Raises:
+        UserError: for another name, or cuda where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={name} is not one of auto, cpu, cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("device=cuda, but torch finds no CUDA device here; use device=auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, without creating it.
+
+    Raises:
+        UserError: naming the folder that is in the way.
+    """
+    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"runs_dir={folder} cannot be written ({error.strerror}); choose another runs_dir"
+        ) from error
+
+
+def _typed(composed: DictConfig) -> Config:
+    """The resolved configuration as a plain object, without Hydra's own node."""
+    plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    cfg = OmegaConf.to_object(plain)
+    assert isinstance(cfg, Config)
+    return cfg
+
+
+def _check_numbers(cfg: Config) -> None:
+    for key, least in (
+        ("seed", 0),
+        ("eval_seed", 0),
+        ("epochs", 0),
+        ("batch_size", 2),
+        ("threads", 1),
+        ("log_every_steps", 1),
+        ("checkpoint_every_epochs", 1),
+    ):
+        if getattr(cfg, key) < least:
+            raise UserError(f"{key}={getattr(cfg, key)} must be at least {least}")
+    if cfg.jobs is not None and cfg.jobs < 1:
+        raise UserError(f"jobs={cfg.jobs} must be at least 1, or null")
+    if cfg.schedule.per not in ("epoch", "step"):
+        raise UserError(f"schedule.per={cfg.schedule.per} is not one of epoch, step")
+    for key in ("warmup_epochs", "warmup_start_lr"):
+        if getattr(cfg.schedule, key) < 0:
+            raise UserError(f"schedule.{key}={getattr(cfg.schedule, key)} must not be negative")
+    check_writable(Path(cfg.runs_dir))
+
+
+def _check_builds(cfg: Config, data: Dataset) -> None:
+    """Build every part once: their constructors know what they refuse."""
+    if cfg.batch_size > len(data.train):
+        raise UserError(
+            f"batch_size={cfg.batch_size} exceeds the {len(data.train)} training images of "
+            f"{data.name}; choose at most that many"
+        )
+    Augment(image_size=data.image_size, **cfg.augment)
+    build_trainer(cfg, data, resolve_device(cfg.device))
+
+
+def _result_payload(cfg: Config, data: Dataset) -> dict[str, Any]:
+    """Everything that changes the encoder of a given seed."""
+    values = asdict(cfg)
+    payload: dict[str, Any] = {key: values[key] for key in _RESULT_KEYS}
+    payload["data"] = data.fingerprint
+    for key in _VERSIONED:
+        payload[key] = {**values[key], "version": _version(values[key])}
+    return payload
+
+
+def _version(node: Mapping[str, Any]) -> int | str | None:
+    """The version that a plug-in declares, or the hash of its source if it is not the suite's."""
+    plugin = target(node)
+    source = Path(inspect.getsourcefile(plugin) or "").resolve()
+    if source.is_relative_to(_SUITE):
+        return getattr(plugin, "version", None)
+    return hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+def _hash(payload: Mapping[str, Any]) -> str:
+    text = json.dumps(payload, sort_keys=True)
+    return hashlib.sha256(text.encode()).hexdigest()[:8]

@@ -1,0 +1,223 @@
+"""The training loop around the trainer: batches, schedule, log, checkpoints."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections import defaultdict
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.augment import Augment, normalise
+from benchmark.checkpoint import load_checkpoint, save_checkpoint
+from benchmark.contracts import Batch, Dataset
+from benchmark.metrics import MetricsLog, StepBuffer
+from benchmark.optim import set_learning_rate
+from benchmark.schedule import warmup_cosine
+from benchmark.streams import Streams, permutation
+from benchmark.trainer import Trainer
+
+_SHOWN = {"loss": "loss", "mask_loss": "mask loss"}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates of both players.
+
+    Attributes:
+        per: "epoch" or "step", the tick with which the rate changes.
+        warmup_epochs: linear warm-up.
+        warmup_start_lr: rate at the first tick of the warm-up.
+    """
+
+    per: str
+    warmup_epochs: float
+    warmup_start_lr: float
+
+    def rate(self, base: float, *, step: int, steps_per_epoch: int, epochs: int) -> float:
+        """The rate of a step."""
+        ticks_per_epoch = steps_per_epoch if self.per == "step" else 1
+        return warmup_cosine(
+            step if self.per == "step" else step // steps_per_epoch,
+            base=base,
+            start=self.warmup_start_lr,
+            warmup=round(self.warmup_epochs * ticks_per_epoch),
+            total=epochs * ticks_per_epoch,
+        )
+
+
+class Pretraining:
+    """Trains for a number of epochs in a run folder, from its last checkpoint if it has one.
+
+    Args:
+        trainer: what is trained.
+        data: its training split is used.
+        augment: makes the two views.
+        seed: of order, augmentation and masks.
+        epochs: passes over the data; a last incomplete batch is left out.
+        batch_size: images per step.
+        base_rates: learning rates of encoder and method after the warm-up.
+        schedule: of both rates.
+        device: where everything lives.
+        log_every_steps: steps between lines of metrics.jsonl.
+        checkpoint_every_epochs: epochs between checkpoints.
+    """
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        data: Dataset,
+        augment: Augment,
+        *,
+        seed: int,
+        epochs: int,
+        batch_size: int,
+        base_rates: tuple[float, float],
+        schedule: Schedule,
+        device: torch.device,
+        log_every_steps: int,
+        checkpoint_every_epochs: int,
+    ) -> None:
+        self.trainer = trainer
+        self.augment = augment
+        self.seed = seed
+        self.epochs = epochs
+        self.batch_size = batch_size
+        self.base_rates = base_rates
+        self.schedule = schedule
+        self.device = device
+        self.log_every_steps = log_every_steps
+        self.checkpoint_every_epochs = checkpoint_every_epochs
+        self.images = data.train.images.to(device)
+        self.labels = None if data.train.labels is None else data.train.labels.to(device)
+        self.mean, self.std = data.mean, data.std
+        self.steps_per_epoch = len(data.train) // batch_size
+
+    @property
+    def steps(self) -> int:
+        """Steps of the whole training."""
+        return self.epochs * self.steps_per_epoch
+
+    def batch(self, epoch: int, step: int, index: Int[Tensor, "b"]) -> Batch:
+        """Two augmented views of the samples ``index``."""
+        streams = Streams(self.seed, epoch, index)
+        images = self.images[index]
+        pixels = [self.augment(images, streams, view) for view in range(2)]
+        views = torch.stack([normalise(p, self.mean, self.std) for p in pixels])
+        return Batch(
+            views=views,
+            pixels=pixels[1],
+            index=index,
+            labels=None if self.labels is None else self.labels[index],
+            progress=step / max(self.steps, 1),
+            streams=streams,
+        )
+
+    def flops_per_image(self) -> float:
+        """Floating-point operations of a whole step, counted on copies with two images."""
+        parts = {
+            name: copy.deepcopy(getattr(self.trainer, name))
+            for name in ("encoder", "objective", "method")
+        }
+        rehearsal = replace(self.trainer, **parts, probe=None)
+        # The optimisers hold the originals' parameters, which get no gradient here.
+        rehearsal.encoder_optimiser = torch.optim.SGD(parts["encoder"].parameters(), lr=0.0)
+        if rehearsal.mask_optimiser is not None:
+            rehearsal.mask_optimiser = torch.optim.SGD(parts["method"].parameters(), lr=0.0)
+        batch = self.batch(0, 0, torch.arange(2, device=self.device))
+        with FlopCounterMode(display=False) as counter:
+            rehearsal.step(batch)
+        return counter.get_total_flops() / 2
+
+    def run(self, folder: Path, report: Any) -> dict[str, Any]:
+        """Train to the end; returns the cost.
+
+        Args:
+            folder: of the run; gets ``metrics.jsonl`` and ``checkpoints/``.
+            report: called as ``report(text, step, epoch_ended)``.
+
+        Raises:
+            NonFiniteLossError: if a loss is not finite.
+        """
+        checkpoints = folder / "checkpoints"
+        first_epoch, position = load_checkpoint(checkpoints, self.trainer)
+        log = MetricsLog(folder / "metrics.jsonl", position.get("metrics_bytes", 0))
+        flops = self.flops_per_image() if self.steps else 0.0
+        seconds_before = position.get("seconds", 0.0)
+        started = time.monotonic()
+
+        def seconds() -> float:
+            return seconds_before + time.monotonic() - started
+
+        try:
+            for epoch in range(first_epoch, self.epochs):
+                self._epoch(epoch, log, flops, seconds, report)
+                if (epoch + 1) % self.checkpoint_every_epochs == 0 or epoch + 1 == self.epochs:
+                    state = {"metrics_bytes": log.flush(), "seconds": seconds()}
+                    save_checkpoint(checkpoints, self.trainer, epoch + 1, state)
+        finally:
+            log.close()
+        return self._cost(self.steps, flops, seconds())
+
+    def _cost(self, step: int, flops: float, seconds: float) -> dict[str, Any]:
+        images = step * self.batch_size
+        slots = self.trainer.method.num_masks
+        phases = 2 if self.trainer.mask_optimiser is not None else 1
+        return {
+            "encoder_forwards": images * (1 + slots) * phases,
+            "flops": images * flops,
+            "seconds": round(seconds, 3),
+        }
+
+    def _epoch(self, epoch: int, log: MetricsLog, flops: float, seconds: Any, report: Any) -> None:
+        order = permutation(self.seed, "order", epoch, len(self.images), self.device)
+        buffer = StepBuffer()
+        sums: dict[str, float] = defaultdict(float)
+        started = time.monotonic()
+        for i in range(self.steps_per_epoch):
+            step = epoch * self.steps_per_epoch + i
+            rates = self._set_rates(step)
+            index = order[i * self.batch_size : (i + 1) * self.batch_size]
+            buffer.add(step, self.trainer.step(self.batch(epoch, step, index)))
+            ended = i + 1 == self.steps_per_epoch
+            if not ended and (i + 1) % self.log_every_steps:
+                continue
+            for done, terms in buffer.drain():
+                for name in ("loss", "mask_loss", "probe"):
+                    sums[name] += terms.get(name, 0.0)
+            cost = self._cost(step + 1, flops, seconds())
+            log.write({"epoch": epoch, "step": done, "lr": rates, **terms, **cost})
+            speed = (i + 1) * self.batch_size / (time.monotonic() - started)
+            means = {name: total / (i + 1) for name, total in sums.items()}
+            report(self._line(epoch, terms, means, speed, step), step + 1, ended)
+
+    def _set_rates(self, step: int) -> list[float]:
+        rates = [
+            self.schedule.rate(
+                base, step=step, steps_per_epoch=self.steps_per_epoch, epochs=self.epochs
+            )
+            for base in self.base_rates
+        ]
+        set_learning_rate(self.trainer.encoder_optimiser, rates[0])
+        if self.trainer.mask_optimiser is not None:
+            set_learning_rate(self.trainer.mask_optimiser, rates[1])
+        return rates
+
+    def _line(
+        self, epoch: int, terms: dict[str, Any], means: dict[str, float], speed: float, step: int
+    ) -> str:
+        """The state of training in words; means are over the epoch so far."""
+        left = (self.steps - step - 1) * self.batch_size / speed
+        words = [f"epoch {epoch + 1}/{self.epochs}"]
+        words += [f"{word} {means[name]:.3f}" for name, word in _SHOWN.items() if name in terms]
+        if "probe" in terms:
+            words.append(f"probe {means['probe']:.1f}%")
+        words.append(f"{speed:.0f} img/s")
+        words.append(f"{left // 60:.0f}:{left % 60:02.0f} left")
+        return "  ".join(words)

@@ -1,0 +1,54 @@
+"""Where a result comes from: code, versions, machine, command."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+import sys
+from datetime import UTC, datetime
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+_PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", "hydra-core")
+
+
+@cache
+def git_state() -> tuple[str | None, bool]:
+    """Commit of the suite's own checkout, None outside one, and whether it has changes."""
+    here = Path(__file__).resolve().parents[1]
+
+    def git(*arguments: str) -> str | None:
+        try:
+            done = subprocess.run(
+                ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False
+            )
+        except FileNotFoundError:  # no git on this machine
+            return None
+        return done.stdout.strip() if done.returncode == 0 else None
+
+    if not (here / ".git").exists():  # installed: do not report a repository around it
+        return None, False
+    commit = git("rev-parse", "HEAD")
+    return commit, bool(commit and git("status", "--porcelain"))
+
+
+def collect(device: str) -> dict[str, Any]:
+    """What a run notes about its surroundings before its first step."""
+    commit, dirty = git_state()
+    return {
+        "commit": commit,
+        "dirty": dirty,
+        "command": sys.argv,
+        "started": datetime.now(UTC).isoformat(timespec="seconds"),
+        "versions": {"python": platform.python_version()} | {p: version(p) for p in _PACKAGES},
+        "machine": {
+            "host": platform.node(),
+            "system": platform.platform(),
+            "processor": platform.processor() or platform.machine(),
+            "cores": os.cpu_count(),
+            "device": device,
+        },
+    }

@@ -1,0 +1,113 @@
+"""The command line: plan, check, train, evaluate, write the tables.
+
+    python benchmark/run.py method=sequential seed=0
+    python benchmark/run.py -m method=adios,sequential seed=0,1,2
+
+Hydra composes the configurations. Expanding, checking and launching a sweep is ours: Hydra's own
+launcher checks nothing ahead, its end-of-sweep callback does not run when a job fails, and a
+failed job would end the sweep.
+"""
+
+from __future__ import annotations
+
+import shlex
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import hydra
+from hydra._internal.utils import get_args_parser
+from omegaconf import DictConfig
+
+from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE
+from benchmark.contracts import UserError
+from benchmark.job import execute
+from benchmark.launcher import default_jobs, launch
+from benchmark.plan import Planned, Planner, add_controls, expand
+from benchmark.progress import Display
+from benchmark.provenance import git_state
+from benchmark.runs import finished_beside
+from reports.tables import terminal_text, write_tables
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 if a run failed, 2 for a user's mistake."""
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = get_args_parser().parse_args(arguments)
+    if options.help or options.hydra_help or options.cfg or options.info or options.version:
+        return _hydra()
+    try:
+        plans, notes = plan(options.overrides, multirun=options.multirun)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    with Display() as display:
+        for note in notes:
+            display.console.print(note, markup=False)
+        try:
+            if options.multirun:
+                launch(plans, default_jobs(plans[0]), display.show)
+            else:
+                execute(plans[0], display.show)
+        except KeyboardInterrupt:
+            display.console.print("interrupted; the same line goes on from here")
+            return 130
+        finally:
+            failed = report(plans, command=shlex.join(["python benchmark/run.py", *arguments]))
+    return 1 if failed else 0
+
+
+def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], list[str]]:
+    """Every run of the command line, and what the user should be told.
+
+    Raises:
+        UserError: for anything that would make a run fail later.
+    """
+    notes = []
+    if not any(o.split("=")[0] == "seed" for o in overrides):
+        notes.append("no seed given: seed=0")
+    planner = Planner()
+    runs = expand(overrides, multirun=multirun)
+    if multirun:
+        controls = planner.plan(runs[0]).cfg.controls
+        if added := add_controls(overrides, controls):
+            runs = expand(added, multirun=True)
+            notes.append(f"controls in the table: {', '.join(controls)}")
+    plans = {planned.run.folder: planned for planned in map(planner.plan, runs)}
+    notes += sorted({f"not evaluated: {why}" for p in plans.values() for why in p.run.skipped})
+    return list(plans.values()), notes
+
+
+def report(plans: Sequence[Planned], *, command: str) -> bool:
+    """Write and show the tables of the planned runs; returns whether any of these failed.
+
+    Finished runs of the same setting that lie in the run folders join the table.
+    """
+    runs = [planned.run for planned in plans]
+    out = Path(plans[0].cfg.runs_dir) / "tables"
+    written = write_tables(
+        [*runs, *finished_beside(runs)], out, command=command, commit=git_state()[0]
+    )
+    if written:
+        print(terminal_text(written))
+        print(f"tables: {', '.join(str(path) for path in written)}")
+    unfinished = [run for run in runs if not run.complete]
+    for run in unfinished:
+        why = f"see {run.error_file}" if run.error_file.exists() else "it did not finish"
+        print(f"error: {run.name} has no complete result; {why}", file=sys.stderr)
+    return bool(unfinished)
+
+
+def _hydra() -> int:
+    """Hydra's own answers: --help, --cfg, --info and the like."""
+
+    @hydra.main(f"pkg://{CONFIG_MODULE}", "config", version_base=HYDRA_VERSION_BASE)
+    def answer(_cfg: DictConfig) -> None:
+        raise AssertionError("only called for options that run nothing")
+
+    answer()
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

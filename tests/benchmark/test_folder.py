@@ -1,0 +1,319 @@
+"""Image folders: layouts, errors, unreadable images and the cache."""
+
+import json
+import os
+import re
+import shutil
+import tarfile
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from benchmark import folder
+from benchmark.contracts import UserError
+
+CIFAR = Path(__file__).parents[3] / "shared/data/cifar10-images.tar.xz"
+
+
+def picture(path, seed=0, size=(40, 48), mode="RGB"):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+    Image.fromarray(pixels).convert(mode).save(path)
+    return path
+
+
+def classes(root, names=("cat", "dog"), count=3, suffix=".png"):
+    for k, name in enumerate(names):
+        for i in range(count):
+            picture(root / name / f"{i}{suffix}", seed=10 * k + i)
+    return root
+
+
+def refused(message, **arguments):
+    with pytest.raises(UserError) as caught:
+        folder.load(**arguments)
+    text = str(caught.value)
+    assert re.search(message, text), text
+    assert text.endswith(".")
+    assert "\n" not in text
+
+
+def test_load__classes_are_sorted_subfolders(tmp_path):
+    train = classes(tmp_path / "train", ("dog", "Ant", "cat"))
+    test = classes(tmp_path / "test", ("Ant", "cat", "dog"), count=2)
+    data = folder.load(train=train, test=str(test), image_size=32, name="pets")
+    assert (data.name, data.class_names, data.image_size) == ("pets", ("Ant", "cat", "dog"), 32)
+    assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 2]
+    assert data.test.labels.tolist() == [0, 0, 1, 1, 2, 2]
+    assert data.train.images.dtype == torch.uint8
+    assert data.train.images.shape == (9, 3, 32, 32)
+    scaled = data.train.images.double() / 255
+    assert data.mean == tuple(round(x, 4) for x in scaled.mean((0, 2, 3)).tolist())
+    std = scaled.std((0, 2, 3), correction=0)
+    assert data.std == tuple(round(x, 4) for x in std.tolist())
+
+
+def test_load__flat_folder_has_no_labels(tmp_path):
+    for k in range(3):
+        picture(tmp_path / f"{k}.png", seed=k)
+    data = folder.load(train=tmp_path)
+    assert data.train.labels is None
+    assert data.test is None
+    assert data.class_names == ()
+
+
+def test_load__every_format_and_colour_mode(tmp_path):
+    for k, mode in enumerate(("RGB", "L", "P", "RGBA", "1", "LA")):
+        picture(tmp_path / f"{mode}.png", seed=k, mode=mode)
+    for suffix in (".jpg", ".JPEG", ".bmp", ".Webp"):
+        picture(tmp_path / f"a{suffix}")
+    picture(tmp_path / "cmyk.jpg", mode="CMYK")
+    (tmp_path / "notes.txt").write_text("not an image")
+    (tmp_path / ".hidden.png").write_text("not one either")
+    (tmp_path / ".cache").mkdir()
+    data = folder.load(train=tmp_path, image_size=16)
+    assert data.train.images.shape == (11, 3, 16, 16)
+
+
+def test_load__sixteen_bit_grey_keeps_its_contrast(tmp_path):
+    ramp = np.linspace(0, 65535, 32 * 32).reshape(32, 32).astype(np.uint16)
+    Image.fromarray(ramp).save(tmp_path / "a.png")
+    Image.fromarray((ramp >> 8).astype(np.uint8)).save(tmp_path / "b.png")
+    images = folder.load(train=tmp_path).train.images
+    assert torch.equal(images[0], images[1])
+
+
+@pytest.mark.parametrize("size", [(32, 32), (33, 32), (100, 64), (64, 211), (7, 9)])
+def test_load__shorter_side_is_scaled_and_the_centre_kept(tmp_path, size):
+    path = picture(tmp_path / "a.png", size=size)
+    picture(tmp_path / "b.png")
+    found = folder.load(train=tmp_path).train.images[0]
+    width, height = (side * 32 // min(size) for side in size)
+    scaled = Image.open(path).resize((width, height), Image.Resampling.BICUBIC)
+    pixels = torch.from_numpy(np.asarray(scaled).copy()).permute(2, 0, 1)
+    top, left = (height - 32) // 2, (width - 32) // 2
+    assert torch.equal(found, pixels[:, top : top + 32, left : left + 32])
+
+
+def test_load__fingerprint_follows_content(tmp_path):
+    train = classes(tmp_path / "train")
+    first = folder.load(train=train).fingerprint
+    assert folder.load(train=train, name="other").fingerprint == first
+    assert folder.load(train=train, image_size=16).fingerprint != first
+    assert folder.load(train=train, test=train).fingerprint != first
+    (train / "dog").rename(train / "fox")
+    renamed = folder.load(train=train).fingerprint
+    assert renamed != first
+    (train / "fox/2.png").rename(train / "cat/9.png")
+    assert folder.load(train=train).fingerprint not in (first, renamed)
+
+
+def test_load__missing_folder(tmp_path):
+    refused(r"train=.*/nowhere is not a folder", train=tmp_path / "nowhere")
+    good = classes(tmp_path / "train")
+    refused(r"test=.*/nowhere is not a folder", train=good, test=tmp_path / "nowhere")
+    refused(r"train=.*/0.png is not a folder", train=good / "cat/0.png")
+
+
+def test_load__folder_that_may_not_be_read(tmp_path, monkeypatch):
+    def refuse(path):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    refused(r"cannot be listed \(Permission denied\)", train=tmp_path)
+
+
+def test_load__folder_without_images(tmp_path):
+    (tmp_path / "readme.txt").write_text("nothing")
+    refused(r"has 0 images \(\.bmp, \.jpeg, .*\) and at least 2 are needed", train=tmp_path)
+    picture(tmp_path / "one.png")
+    refused(r"has 1 images", train=tmp_path)
+
+
+def test_load__images_beside_class_folders(tmp_path):
+    picture(classes(tmp_path) / "stray.png")
+    refused(r"has both images \(stray.png, ...\) and subfolders \(cat, ...\)", train=tmp_path)
+
+
+def test_load__empty_class_folder(tmp_path):
+    (classes(tmp_path) / "bird").mkdir()
+    refused(r"class folder .*/bird has no images .* fill or remove it", train=tmp_path)
+
+
+def test_load__folder_above_the_splits(tmp_path):
+    classes(tmp_path / "train")
+    refused(r"/train has subfolders \(cat, ...\) where images are expected", train=tmp_path)
+
+
+@pytest.mark.parametrize("value", ["ignore", "", "Skip"])
+def test_load__bad_on_bad_image(tmp_path, value):
+    refused(f'on_bad_image="{value}" .* use "error" or "skip"', train=tmp_path, on_bad_image=value)
+
+
+def test_load__bad_image_size(tmp_path):
+    refused("image_size=0", train=tmp_path, image_size=0)
+
+
+def test_load__classes_differ(tmp_path):
+    train = classes(tmp_path / "train", ("ant", "bee", "cat"))
+    test = classes(tmp_path / "test", ("bee", "cat", "dog", "eel"))
+    refused(r"missing ant, extra dog, eel;", train=train, test=test)
+    for k in range(30):
+        (train / f"more{k:02}").mkdir()
+        picture(train / f"more{k:02}/a.png")
+    refused(r"missing ant, more00, .* and 21 more, extra dog, eel;", train=train, test=test)
+
+
+def test_load__one_split_is_flat(tmp_path):
+    labelled = classes(tmp_path / "labelled")
+    flat = labelled / "cat"
+    refused(r"labelled has class subfolders but .*/cat has", train=labelled, test=flat)
+    refused(r"labelled has class subfolders but .*/cat has", train=flat, test=labelled)
+
+
+def truncated(path):
+    picture(path, size=(64, 64))
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    return path
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
+def test_load__truncated_image_is_named(tmp_path, suffix):
+    path = truncated(classes(tmp_path) / "dog" / f"broken{suffix}")
+    refused(f"{path} cannot be read as an image .* on_bad_image=skip", train=tmp_path)
+
+
+def test_load__first_of_several_bad_images_is_named(tmp_path):
+    classes(tmp_path, count=20)
+    for name in ("cat/5.png", "dog/0.png"):
+        (tmp_path / name).write_bytes(b"")
+    (tmp_path / "cat/0.png").unlink()
+    (tmp_path / "cat/0.png").symlink_to(tmp_path / "gone.png")
+    refused(f"{tmp_path}/cat/0.png cannot be read", train=tmp_path)
+    refused(f"{tmp_path}/cat/0.png cannot be read", train=tmp_path, cache_dir=tmp_path / ".cache")
+
+
+def test_load__skip_counts(tmp_path, capfd):
+    whole = folder.load(train=classes(tmp_path))
+    truncated(tmp_path / "cat/1a.jpg")
+    (tmp_path / "dog/2a.png").write_text("text")
+    for cache in (None, tmp_path / ".cache", tmp_path / ".cache"):  # a cache repeats it
+        data = folder.load(train=tmp_path, on_bad_image="skip", cache_dir=cache)
+        assert data.train.labels.tolist() == [0, 0, 0, 1, 1, 1]
+        assert data.fingerprint == whole.fingerprint
+        assert capfd.readouterr().err == (
+            f"skipped 2 unreadable images of 8 in {tmp_path}, first: {tmp_path}/cat/1a.jpg\n"
+        )
+
+
+def test_load__skip_leaves_too_little(tmp_path):
+    classes(tmp_path)
+    for name in ("0", "1", "2"):
+        (tmp_path / f"dog/{name}.png").write_text("text")
+    message = r"class folder .*/dog has no image that can be read"
+    refused(message, train=tmp_path, on_bad_image="skip")
+    (tmp_path / "cat/0.png").write_text("text")
+    refused("only 0 of 3 images in .*/dog", train=tmp_path / "dog", on_bad_image="skip")
+
+
+def test_cache__is_reused(tmp_path, monkeypatch):
+    train, cache = classes(tmp_path / "train"), tmp_path / "cache"
+    plain = folder.load(train=train)
+    first = folder.load(train=train, test=train, cache_dir=cache)
+    monkeypatch.setattr(folder, "_square", None)  # nothing is decoded any more
+    second = folder.load(train=train, test=train, cache_dir=cache)
+    assert torch.equal(second.train.images, plain.train.images)
+    assert torch.equal(second.train.labels, plain.train.labels)
+    assert second.fingerprint == first.fingerprint != plain.fingerprint
+    assert [len(entry.name) for entry in cache.iterdir()] == [16]  # and no temporary folder
+    second.train.images.fill_(0)  # copy-on-write: the file stays as it is
+    assert torch.equal(folder.load(train=train, cache_dir=cache).train.images, plain.train.images)
+
+
+def test_cache__other_settings_or_files_make_another_entry(tmp_path):
+    train, cache = classes(tmp_path / "train"), tmp_path / "cache"
+    seen = {folder.load(train=train, cache_dir=cache).fingerprint}
+    seen.add(folder.load(train=train, cache_dir=cache, image_size=16).fingerprint)
+    picture(train / "cat/0.png", seed=99)
+    os.utime(train / "cat/0.png", ns=(1, 1))
+    seen.add(folder.load(train=train, cache_dir=cache).fingerprint)
+    picture(train / "cat/new.png", seed=98)
+    seen.add(folder.load(train=train, cache_dir=cache).fingerprint)
+    copy = shutil.copytree(train, tmp_path / "copy")
+    folder.load(train=copy, cache_dir=cache)
+    assert len(seen) == 4
+    assert len([*cache.iterdir()]) == 5
+
+
+def test_cache__writers_at_once(tmp_path):
+    train, cache = classes(tmp_path / "train", count=20), tmp_path / "cache"
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(lambda _: folder.load(train=train, cache_dir=cache), range(4)))
+    assert len({data.fingerprint for data in found}) == 1
+    assert len([*cache.iterdir()]) == 1
+
+
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "pack.json"])
+@pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
+def test_cache__damage_is_named(tmp_path, name, damage):
+    train, cache = classes(tmp_path / "train"), tmp_path / "cache"
+    folder.load(train=train, cache_dir=cache)
+    (file,) = cache.glob(f"*/{name}")
+    content = file.read_bytes()
+    changed = {
+        "flip": content[:-3] + bytes([content[-3] ^ 1]) + content[-2:],
+        "truncate": content[:-9],
+        "empty": b"",
+    }
+    file.unlink()
+    if damage != "remove":
+        file.write_bytes(changed[damage])
+    refused(
+        f"cache file {file} is damaged .* delete the folder {file.parent} and run again",
+        train=train,
+        cache_dir=cache,
+    )
+    shutil.rmtree(file.parent)
+    folder.load(train=train, cache_dir=cache)
+
+
+def test_cache__foreign_digest(tmp_path):
+    train, cache = classes(tmp_path / "train"), tmp_path / "cache"
+    folder.load(train=train, cache_dir=cache)
+    (meta,) = cache.glob("*/pack.json")
+    stored = json.loads(meta.read_text())
+    stored["digests"]["labels"] = "0" * 64
+    meta.write_text(json.dumps(stored))
+    refused("labels.npy is damaged", train=train, cache_dir=cache)
+
+
+def test_cache__cannot_be_written(tmp_path):
+    train = classes(tmp_path / "train")
+    (tmp_path / "file").write_text("in the way")
+    refused(r"cache_dir=.*/file cannot be written", train=train, cache_dir=tmp_path / "file")
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason=f"{CIFAR} is missing")
+def test_load__real_cifar_images(tmp_path):
+    taken = {}
+    with tarfile.open(CIFAR) as archive:
+        for member in archive:
+            label = Path(member.name).parent.name
+            if member.isfile() and member.name.startswith("test/") and taken.get(label, 0) < 5:
+                archive.extract(member, tmp_path, filter="data")
+                taken[label] = taken.get(label, 0) + 1
+            if len(taken) == 10 and min(taken.values()) == 5:
+                break
+    data = folder.load(train=tmp_path / "test", cache_dir=tmp_path / "cache")
+    assert len(data.train) == 50
+    assert data.class_names[:3] == ("airplane", "automobile", "bird")
+    assert data.train.labels.bincount().tolist() == [5] * 10
+    first = np.asarray(Image.open(sorted((tmp_path / "test/airplane").iterdir())[0]))
+    assert np.array_equal(data.train.images[0].permute(1, 2, 0).numpy(), first)
+    for mean, std in zip(data.mean, data.std, strict=True):  # CIFAR-10: about .47 and .25
+        assert 0.38 < mean < 0.58
+        assert 0.18 < std < 0.32

@@ -1,0 +1,222 @@
+"""The adversarial step: who moves, who does not, and what the running statistics become."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmark.batchnorm import running_statistics
+from benchmark.contracts import Batch, MaskingMethod, Objective
+from benchmark.encoders import ResNet
+from benchmark.metrics import NonFiniteLossError, StepBuffer
+from benchmark.objectives import BYOL, SimCLR, SimSiam, Supervised
+from benchmark.optim import build_optimiser
+from benchmark.probe import OnlineProbe
+from benchmark.streams import Streams, seeded
+from benchmark.trainer import Trainer, hide
+from methods.adios import Adios
+from methods.none import NoMask
+from methods.sequential import Sequential
+
+SIZE = 32
+
+
+def make_batch(count: int = 8) -> Batch:
+    with seeded(0, "test/batch"):
+        views = torch.randn(2, count, 3, SIZE, SIZE)
+    index = torch.arange(count)
+    return Batch(views, views[1].sigmoid(), index, index % 3, 0.5, Streams(0, 0, index))
+
+
+def sequential() -> Sequential:
+    return Sequential(
+        image_size=SIZE,
+        num_masks=3,
+        width=8,
+        norm="instance",
+        budget=0.25,
+        budget_side="upper",
+        budget_weight=30.0,
+        overlap_weight=1e-4,
+        consistency_weight=1e-4,
+        penalty_size=96,
+        initial_area=0.25,
+    )
+
+
+def adios() -> Adios:
+    return Adios(SIZE, num_masks=2, width=8, norm="group", sparsity=0.9, entropy=0.7)
+
+
+def simclr(encoder: ResNet) -> Objective:
+    return SimCLR(encoder, feature_dim=64, hidden_dim=32, output_dim=16)
+
+
+def byol(encoder: ResNet) -> Objective:
+    return BYOL(encoder, feature_dim=64, hidden_dim=32, output_dim=16, predictor_dim=32)
+
+
+def simsiam(encoder: ResNet) -> Objective:
+    return SimSiam(encoder, feature_dim=64, hidden_dim=32, predictor_dim=16)
+
+
+def supervised(encoder: ResNet) -> Objective:
+    return Supervised(encoder, feature_dim=64, num_classes=3)
+
+
+OBJECTIVES = (simclr, byol, simsiam, supervised)
+
+
+def make_trainer(method: MaskingMethod, make_objective=simclr, batchnorm: str = "once") -> Trainer:
+    with seeded(0, "test/nets"):
+        encoder = ResNet(width=8, stem="stride2")
+        objective = make_objective(encoder)
+    sgd = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 1e-4}
+    return Trainer(
+        encoder=encoder,
+        objective=objective,
+        method=method,
+        probe=OnlineProbe(64, 3, lr=0.1),
+        encoder_optimiser=build_optimiser((encoder, objective), **sgd),
+        mask_optimiser=build_optimiser((method,), **sgd) if method.adversarial else None,
+        batchnorm=batchnorm,
+        precision="fp32",
+    )
+
+
+def state(*modules: nn.Module) -> list[Tensor]:
+    return [v.clone() for m in modules for v in copy.deepcopy(m.state_dict()).values()]
+
+
+def same(before: list[Tensor], after: list[Tensor]) -> bool:
+    return all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+
+
+@pytest.mark.parametrize("make_objective", OBJECTIVES)
+@pytest.mark.parametrize("make_method", [sequential, adios])
+def test_step__each_player_moves_alone(make_objective, make_method) -> None:
+    trainer = make_trainer(make_method(), make_objective)
+    batch = make_batch()
+    proposal = trainer.method(batch)
+    method_before = state(trainer.method)
+    encoder_before = state(trainer.encoder)
+    trainer._encoder_step(batch, proposal.masks.detach())
+    assert same(method_before, state(trainer.method))
+    assert all(p.grad is None for p in trainer.method.parameters())
+    assert not same(encoder_before, state(trainer.encoder))
+
+    encoder_before = state(trainer.encoder, trainer.objective)
+    gradients = [p.grad.clone() for p in trainer.encoder.parameters()]
+    trainer._mask_step(batch, proposal.masks, trainer.method.penalties(proposal))
+    # Under the rule "once" not even a buffer of the encoder moves.
+    assert same(encoder_before, state(trainer.encoder, trainer.objective))
+    assert same(gradients, [p.grad for p in trainer.encoder.parameters()])
+    assert not same(method_before, state(trainer.method))
+
+
+def test_step__adversary_raises_the_loss_when_nothing_else_weighs() -> None:
+    method = sequential()
+    method.budget_weight = method.overlap_weight = method.consistency_weight = 0.0
+    trainer = make_trainer(method)
+    batch = make_batch()
+
+    def mask_loss() -> float:
+        proposal = method(batch)
+        terms = trainer._mask_step(batch, proposal.masks, method.penalties(proposal))
+        return float(terms["mask_loss"])
+
+    losses = [mask_loss() for _ in range(12)]
+    assert losses[-1] < losses[0]
+
+
+def test_step__encoder_sees_clean_view_once_and_each_mask_once_per_phase() -> None:
+    trainer = make_trainer(sequential())
+    seen = []
+    trainer.encoder.register_forward_hook(lambda _m, args, _o: seen.append(args[0]))
+    calls = []
+    trainer.method.unet.register_forward_hook(lambda *_: calls.append(1))
+    batch = make_batch()
+    trainer.step(batch)
+    assert len(seen) == 2 * (1 + 3)
+    assert len(calls) == 1
+    assert torch.equal(seen[0], batch.views[0])
+    assert torch.equal(seen[4], batch.views[0])
+
+
+def test_step__plain_method_has_one_phase() -> None:
+    trainer = make_trainer(NoMask())
+    terms = trainer.step(make_batch())
+    assert "mask_loss" not in terms
+    assert terms["slot_area"].tolist() == [0.0]
+
+
+def test_step__probe_leaves_no_trace() -> None:
+    batch = make_batch()
+    with_probe, without = make_trainer(sequential()), make_trainer(sequential())
+    without.method.load_state_dict(with_probe.method.state_dict())
+    without.probe = None
+    for trainer in (with_probe, without):
+        for _ in range(2):
+            trainer.step(batch)
+    assert same(state(with_probe.encoder), state(without.encoder))
+    assert same(state(with_probe.method), state(without.method))
+
+
+def test_hide__one_hides() -> None:
+    images = torch.full((2, 3, 4, 4), 5.0)
+    masks = torch.zeros(2, 2, 4, 4)
+    masks[0, 1, 0, 0] = 1
+    hidden = hide(images, masks)
+    assert hidden.shape == (2, 2, 3, 4, 4)
+    assert (hidden == 0).sum() == 3
+    assert (hidden[1, 0, :, 0, 0] == 0).all()
+
+
+@pytest.mark.parametrize("rule", ["once", "adios"])
+@pytest.mark.parametrize("adversary", [False, True])
+def test_running_statistics__equal_to_forwards_really_run(rule: str, adversary: bool) -> None:
+    torch.manual_seed(0)
+    views = torch.randn(4, 16, 3, 8, 8, dtype=torch.float64)
+    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 3)).double()
+    net = nn.Sequential(net, nn.BatchNorm2d(4)).double()
+    oracle = copy.deepcopy(net)
+    if rule == "adios":
+        sequence = [0, 1, 0, 2, 0, 3]
+    else:
+        sequence = [] if adversary else [0, 1, 2, 3]
+    for view in sequence:
+        oracle(views[view])
+    with running_statistics((net,), rule, adversary=adversary):
+        total = sum(net(view).square().mean() for view in views)
+    total.backward()  # the graph survives the change of the buffers
+    for ours, theirs in zip(net.buffers(), oracle.buffers(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+
+
+def test_byol__teacher_moves_only_by_average() -> None:
+    trainer = make_trainer(sequential(), byol)
+    objective = trainer.objective
+    before = [p.clone() for p in objective.teacher.parameters()]
+    batch = make_batch()
+    trainer.step(batch)
+    moved = [
+        (slow - old).abs().max() > 0
+        for slow, old in zip(objective.teacher.parameters(), before, strict=True)
+    ]
+    assert any(moved)
+    decay = 1 - (1 - 0.99) * (1 + 0) / 2  # cosine at half of training
+    for slow, old, fast in zip(
+        objective.teacher[0].parameters(), before, trainer.encoder.parameters(), strict=False
+    ):
+        torch.testing.assert_close(slow, decay * old + (1 - decay) * fast)
+
+
+def test_drain__names_step_and_term() -> None:
+    buffer = StepBuffer()
+    buffer.add(6, {"loss": torch.tensor(1.0), "slot_loss": torch.ones(2)})
+    buffer.add(7, {"loss": torch.tensor(1.0), "slot_loss": torch.tensor([1.0, torch.nan])})
+    with pytest.raises(NonFiniteLossError, match="step 7: slot_loss"):
+        buffer.drain()
