@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, get_type_hints
 
 import torch
 from hydra.utils import get_object
@@ -35,8 +36,33 @@ def target(node: Node) -> Any:
 
 
 def instantiate(node: Node, **runtime: Any) -> Any:
-    """Call a node's target with its other keys and with what is known only at run time."""
-    return target(node)(**{k: v for k, v in node.items() if k != "_target_"}, **runtime)
+    """Call a node's target with its other keys and with what is known only at run time.
+
+    Raises:
+        UserError: for a key that the target does not take, lacks, or of another type.
+    """
+    plugin = target(node)
+    arguments = {k: v for k, v in node.items() if k != "_target_"}
+    _check_arguments(node["_target_"], plugin, arguments, runtime)
+    return plugin(**arguments, **runtime)
+
+
+def _check_arguments(name: str, plugin: Callable[..., Any], arguments: Node, runtime: Node) -> None:
+    signature = inspect.signature(plugin)
+    try:
+        signature.bind(**arguments, **runtime)
+    except TypeError as error:
+        raise UserError(f"{name}: {error}; it takes {', '.join(signature.parameters)}") from error
+    function = plugin.__init__ if inspect.isclass(plugin) else plugin
+    hints = get_type_hints(function)
+    for key, value in arguments.items():
+        wanted = hints.get(key)
+        # A whole number will do for a float, but True is no number.
+        fits = isinstance(value, int | float) if wanted is float else type(value) is wanted
+        if wanted in (int, float, str, bool) and (
+            not fits or (isinstance(value, bool) != (wanted is bool))
+        ):
+            raise UserError(f"{name}: {key}={value!r} must be of type {wanted.__name__}")
 
 
 def load_data(node: Node) -> Dataset:

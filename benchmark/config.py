@@ -12,7 +12,6 @@ from typing import Any
 import hydra
 from hydra.core.config_store import ConfigStore
 from hydra.errors import (
-    ConfigCompositionException,
     HydraException,
     MissingConfigException,
 )
@@ -94,19 +93,20 @@ class Config:
 ConfigStore.instance().store(name="schema", node=Config)
 
 
+GROUPS = ("method", "objective", "encoder", "data", "preset")
+
+
 @contextmanager
-def one_sentence() -> Iterator[None]:
+def one_sentence(overrides: Sequence[str] = ()) -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise for a user's mistake into a `UserError`."""
     try:
         yield
     except MissingConfigException as error:
         raise UserError(_unknown_choice(error)) from error
-    except ConfigCompositionException as error:
-        raise UserError(_first_cause(error)) from error
     except MissingMandatoryValue as error:
         raise UserError(f"{error.full_key} has no value; set {error.full_key}=...") from error
-    except (HydraException, OmegaConfBaseException) as error:
-        raise UserError(_first_cause(error)) from error
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
+        raise UserError(_first_cause(error, overrides)) from error
 
 
 def _unknown_choice(error: MissingConfigException) -> str:
@@ -115,24 +115,23 @@ def _unknown_choice(error: MissingConfigException) -> str:
     return f"{group}={choice} is unknown; choose one of {known}"
 
 
-def _first_cause(error: Exception) -> str:
+def _first_cause(error: Exception, overrides: Sequence[str]) -> str:
     """The line of Hydra's message that names the mistake."""
-    key = re.search(r"Key '([^']+)' is not in struct|No match in the defaults list", str(error))
-    override = re.search(r"[Cc]ould not override '([^']+)'", str(error))
-    if key and override:
-        return f"unknown key {override[1]!r}{_nearest(override[1])}"
     cause: BaseException = error
     while cause.__cause__ is not None and str(cause.__cause__):
         cause = cause.__cause__
-    named = re.search(r"full_key: (\S+)", str(cause))
+    full_key = re.search(r"full_key: (\S+)", str(cause))
+    if full_key and re.search(r"Key '[^']+' (is )?not in", str(cause)):
+        return f"unknown key {full_key[1]!r}{_nearest(full_key[1], overrides)}"
     first_line = str(cause).strip().splitlines()[0].rstrip(".")
-    return f"{named[1]}: {first_line}" if named else first_line
+    return f"{full_key[1]}: {first_line}" if full_key else first_line
 
 
-def _nearest(key: str) -> str:
-    """A suggestion among the known keys."""
+def _nearest(key: str, overrides: Sequence[str]) -> str:
+    """A suggestion among the keys of the options chosen."""
+    choices = [o for o in overrides if o.split("=")[0] in GROUPS]
     with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION_BASE):
-        known = _keys(hydra.compose("config"))
+        known = _keys(hydra.compose("config", choices))
     matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else "; --cfg job shows all keys"
 
@@ -152,6 +151,6 @@ def compose(overrides: Sequence[str]) -> DictConfig:
     Raises:
         UserError: for an unknown option or key, or a value of the wrong type.
     """
-    with one_sentence():
+    with one_sentence(overrides):
         with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION_BASE):
             return hydra.compose("config", list(overrides), return_hydra_config=True)

@@ -203,5 +203,7 @@ def _whole_result(task: PlannedTask, encoder_sha256: str, cfg: Config) -> bool:
     found = {key: result.get(key) for key in ("eval_seed", "pretrain_seed")}
     found["encoder_sha256"] = result.get("inputs", {}).get("encoder_sha256")
     if "metrics" not in result or found != expected:
-        raise ValueError(f"{path} was made from another encoder or seed; delete it to evaluate again")
+        raise ValueError(
+            f"{path} was made from another encoder or seed; delete it to evaluate again"
+        )
     return True

@@ -7,7 +7,7 @@ import inspect
 import json
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -33,10 +33,10 @@ _VERSIONED = ("method", "objective", "encoder")
 
 @dataclass(frozen=True)
 class Planned:
-    """A run together with its resolved configuration."""
+    """A run together with its resolved configuration, which no comparison needs."""
 
     run: Run
-    cfg: Config
+    cfg: Config = field(compare=False)
 
 
 def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
@@ -99,9 +99,7 @@ class Planner:
         # Controls ignore the objective, so a sweep over objectives shares them.
         own = {k: v for k, v in payload.items() if not (cfg.control and k == "objective")}
         hash8 = _hash(own)
-        folder = (
-            Path(cfg.runs_dir) / data.name / f"{choices.method}-{hash8}" / f"seed{cfg.seed}"
-        )
+        folder = Path(cfg.runs_dir) / data.name / f"{choices.method}-{hash8}" / f"seed{cfg.seed}"
         if hash8 not in self._checked:
             _check_builds(cfg, data)
         tasks, skipped = self._tasks(cfg, data, folder)
@@ -195,7 +193,8 @@ def check_writable(folder: Path) -> None:
 def _typed(composed: DictConfig) -> Config:
     """The resolved configuration as a plain object, without Hydra's own node."""
     plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
-    cfg = OmegaConf.to_object(plain)
+    # Merging into the schema once more refuses keys that +key=value added at the root.
+    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(cfg, Config)
     return cfg
 

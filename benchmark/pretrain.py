@@ -188,11 +188,11 @@ class Pretraining:
             ended = i + 1 == self.steps_per_epoch
             if not ended and (i + 1) % self.log_every_steps:
                 continue
-            for done, terms in buffer.drain():
+            for step_done, terms in buffer.drain():
                 for name in ("loss", "mask_loss", "probe"):
                     sums[name] += terms.get(name, 0.0)
             cost = self._cost(step + 1, flops, seconds())
-            log.write({"epoch": epoch, "step": done, "lr": rates, **terms, **cost})
+            log.write({"epoch": epoch, "step": step_done, "lr": rates, **terms, **cost})
             speed = (i + 1) * self.batch_size / (time.monotonic() - started)
             means = {name: total / (i + 1) for name, total in sums.items()}
             report(self._line(epoch, terms, means, speed, step), step + 1, ended)

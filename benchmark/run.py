@@ -34,7 +34,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 if a run failed, 2 for a user's mistake."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = get_args_parser().parse_args(arguments)
-    if options.help or options.hydra_help or options.cfg or options.info or options.version:
+    if options.help or options.hydra_help or options.cfg or options.info:
         return _hydra()
     try:
         plans, notes = plan(options.overrides, multirun=options.multirun)
@@ -73,9 +73,9 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], li
         if added := add_controls(overrides, controls):
             runs = expand(added, multirun=True)
             notes.append(f"controls in the table: {', '.join(controls)}")
-    plans = {planned.run.folder: planned for planned in map(planner.plan, runs)}
-    notes += sorted({f"not evaluated: {why}" for p in plans.values() for why in p.run.skipped})
-    return list(plans.values()), notes
+    plans = list(dict.fromkeys(map(planner.plan, runs)))
+    notes += sorted({f"not evaluated: {why}" for planned in plans for why in planned.run.skipped})
+    return plans, notes
 
 
 def report(plans: Sequence[Planned], *, command: str) -> bool:

@@ -88,9 +88,7 @@ class MaskNet(nn.Module):
         inner = image_size // 2 ** (blocks - 1)
         outputs = [width] * (blocks - 3) + [2 * width] * 3
         inputs = [3, *outputs[:-1]]
-        self.down = nn.ModuleList(
-            _block(i, o, norm) for i, o in zip(inputs, outputs, strict=True)
-        )
+        self.down = nn.ModuleList(_block(i, o, norm) for i, o in zip(inputs, outputs, strict=True))
         # Level by level upwards: what comes from below has the level's own width, as has the skip.
         ups = [2 * width, 2 * width, *[width] * (blocks - 2)]
         below = [2 * width, *ups[:-1]]

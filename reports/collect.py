@@ -152,7 +152,12 @@ def _outcome(run: Run, task: PlannedTask) -> dict[str, Any]:
     if not task.result.exists():
         status = "failed" if run.error_file.exists() else "missing"
         return {"status": status, "value": math.nan}
-    result = _read(task.result)
+    try:
+        result = _read(task.result)
+    except ValueError:
+        if run.error_file.exists():  # the run has met the broken file and said so
+            return {"status": "failed", "value": math.nan}
+        raise
     planned = {"task": task.name, "data": task.data, "pretrain_seed": run.seed}
     foreign = {key: result[key] for key in planned if result[key] != planned[key]}
     if foreign:

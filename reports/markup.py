@@ -79,7 +79,7 @@ class Table:
 def markdown(table: Table) -> str:
     """Write the table as GitHub Markdown, padded so that it also reads well unrendered."""
 
-    def text(cell: Cell | None) -> str:
+    def draw(cell: Cell | None) -> str:
         if cell is None:
             return "–"
         number = f"**{cell.number}**" if cell.best else cell.number
@@ -88,7 +88,7 @@ def markdown(table: Table) -> str:
     header = ["Method", *(f"{column.data}: {column.heading}" for column in table.columns)]
     body = []
     for label in [*table.methods, *table.controls]:
-        row = [label, *(text(table.cells.get((label, column))) for column in table.columns)]
+        row = [label, *(draw(table.cells.get((label, column))) for column in table.columns)]
         body.append([f"*{text}*" for text in row] if label in table.controls else row)
     rows = [[text.replace("|", r"\|") for text in row] for row in [header, *body]]
     widths = [max(len(text) for text in column) for column in zip(*rows, strict=True)]
@@ -102,7 +102,7 @@ def markdown(table: Table) -> str:
 def latex(table: Table) -> str:
     """Write the table as a LaTeX float that needs no package but booktabs."""
 
-    def text(cell: Cell | None) -> str:
+    def draw(cell: Cell | None) -> str:
         if cell is None:
             return "--"
         number = rf"\textbf{{{escape(cell.number)}}}" if cell.best else escape(cell.number)
@@ -110,7 +110,7 @@ def latex(table: Table) -> str:
         return rf"{number} {{\scriptsize {escape(cell.remark)}}}".strip()
 
     def row(label: str) -> str:
-        cells = (text(table.cells.get((label, column))) for column in table.columns)
+        cells = (draw(table.cells.get((label, column))) for column in table.columns)
         return " & ".join([escape(label), *cells]) + r" \\"
 
     heads, rules, start = [], [], 2

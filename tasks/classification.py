@@ -119,8 +119,8 @@ class Classification(Task):
                 batch = images[index].to(device)
                 pixels: Images = batch.float() / 255
                 if self.augment:
-                    streams = Streams(eval_seed, epoch, index.to(device))
-                    pixels = views(batch, streams, view=0)
+                    # Views 0 and 1 are those of pretraining, which may have had the same seed.
+                    pixels = views(batch, Streams(eval_seed, epoch, index.to(device)), view=2)
                 with autocast(self.precision, device):
                     features = body(inputs(pixels))
             return F.cross_entropy(head(full_precision(features)), labels[index].to(device))

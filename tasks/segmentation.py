@@ -145,9 +145,11 @@ class Segmentation(Task):
             pixels = images[index].to(device).float() / 255
             labels = torch.where(flip, labels.flip(-1), labels)
             pixels = torch.where(flip[:, None], pixels.flip(-1), pixels)
-            # One row per pixel: on GPUs the two-dimensional loss sums in no fixed order.
-            rows = scores(inputs(pixels)).permute(0, 2, 3, 1).flatten(0, 2)
-            return F.cross_entropy(rows, labels.flatten().long(), ignore_index=IGNORE)
+            # Summed here, because on GPUs the built-in mean has no fixed order of summation.
+            losses = F.cross_entropy(
+                scores(inputs(pixels)), labels.long(), ignore_index=IGNORE, reduction="none"
+            )
+            return losses.sum() / (labels != IGNORE).sum().clamp(min=1)
 
         with unchanged(body if self.freeze else encoder):
             self.training.fit(
@@ -176,9 +178,11 @@ def confusion_matrix(
     truth: UInt8[Tensor, "b h w"], predicted: Int[Tensor, "b h w"], num_classes: int
 ) -> Int[Tensor, "c c"]:
     """Number of pixels by true class (row) and predicted class (column), ignored ones left out."""
-    counts = truth != IGNORE
-    cells = truth[counts].long() * num_classes + predicted[counts]
-    return torch.bincount(cells, minlength=num_classes**2).view(num_classes, num_classes)
+    # Ignored pixels go to one more cell, which is dropped: a selection would wait for the device.
+    cells = truth.long() * num_classes + predicted
+    cells = torch.where(truth == IGNORE, num_classes**2, cells).flatten()
+    counts = torch.bincount(cells, minlength=num_classes**2 + 1)
+    return counts[:-1].view(num_classes, num_classes)
 
 
 def intersection_over_union(confusion: Int[Tensor, "c c"]) -> Float[Tensor, "c"]:

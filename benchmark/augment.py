@@ -1,0 +1,317 @@
+"""The augmentation of two-view learning, for a whole batch on whatever device the images are.
+
+RandomResizedCrop, ColorJitter, grayscale, Gaussian blur and horizontal flip, each with its own
+parameters for each image, equal to torchvision's operations on float images. Every operation is
+a pure function of pixels and parameters; ``Augment`` draws the parameters. Nothing branches on
+a drawn value, so the device is never waited for: an image that an operation spares gets the
+parameters that change nothing.
+
+Selections are written as ``lerp`` with a weight of 0 or 1, which is exact, because
+``torch.where`` on whole images is some ten times slower on a CPU.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from benchmark.contracts import Images, UserError
+from benchmark.streams import Streams
+
+_CANDIDATES = 10
+_GREY = (0.2989, 0.587, 0.114)
+_NO_BLUR = 1e-3
+
+
+@dataclass(frozen=True)
+class Augment:
+    """Draws one augmented view of each image; the defaults are those of ADIOS.
+
+    Attributes:
+        image_size: side of the output.
+        min_scale: smallest share of the image that a crop covers.
+        ratio: smallest and largest width / height of a crop.
+        brightness: the factor is drawn from 1 ± this, not below 0; likewise the next two.
+        contrast: see ``brightness``.
+        saturation: see ``brightness``.
+        hue: the shift is drawn from ± this, in turns of the colour wheel.
+        jitter_prob: share of the images whose colours are jittered.
+        grayscale_prob: share of the images that lose their colour.
+        blur_prob: share of the images that are blurred.
+        blur_sigma: smallest and largest standard deviation of the blur in pixels.
+        blur_kernel: taps of the blur.
+        flip_prob: share of the images that are mirrored.
+    """
+
+    image_size: int
+    min_scale: float = 0.08
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    brightness: float = 0.8
+    contrast: float = 0.8
+    saturation: float = 0.8
+    hue: float = 0.2
+    jitter_prob: float = 0.8
+    grayscale_prob: float = 0.2
+    blur_prob: float = 0.5
+    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_kernel: int = 9
+    flip_prob: float = 0.5
+
+    def __post_init__(self) -> None:
+        if self.image_size < 1:
+            raise UserError(f"augment.image_size={self.image_size} must be at least 1")
+        if not 0 < self.min_scale <= 1:
+            raise UserError(f"augment.min_scale={self.min_scale} must be above 0 and at most 1")
+        for name in ("ratio", "blur_sigma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise UserError(f"augment.{name}={low, high} must be two ascending numbers above 0")
+        for name in ("brightness", "contrast", "saturation"):
+            if getattr(self, name) < 0:
+                raise UserError(f"augment.{name}={getattr(self, name)} must not be below 0")
+        if not 0 <= self.hue <= 0.5:
+            raise UserError(f"augment.hue={self.hue} must lie between 0 and 0.5")
+        for name in ("jitter_prob", "grayscale_prob", "blur_prob", "flip_prob"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"augment.{name}={getattr(self, name)} must lie between 0 and 1")
+        if self.blur_kernel % 2 == 0 or not 0 < self.blur_kernel < 2 * self.image_size:
+            raise UserError(
+                f"augment.blur_kernel={self.blur_kernel} must be odd and below "
+                f"{2 * self.image_size}, twice the image size; set a smaller one"
+            )
+
+    @torch.no_grad()
+    def __call__(self, images: UInt8[Tensor, "b 3 H W"], streams: Streams, view: int) -> Images:
+        """One view in [0, 1]; what a sample draws depends on the streams and ``view`` alone."""
+        # Matrix products would be rounded to bfloat16 inside an autocast region.
+        with torch.autocast(images.device.type, enabled=False):
+            pixels = crop_resize(images, self._boxes(images, streams, view), self.image_size)
+            if self.jitter_prob > 0:
+                pixels = self._jitter(pixels, streams, view)
+            if self.grayscale_prob > 0:
+                drawn = streams.uniform(f"augment/{view}/grayscale")
+                pixels = grayscale(pixels, drawn < self.grayscale_prob)
+            if self.blur_prob > 0:
+                pixels = self._blur(pixels, streams, view)
+            if self.flip_prob > 0:
+                pixels = flip(pixels, streams.uniform(f"augment/{view}/flip") < self.flip_prob)
+        return pixels
+
+    def _boxes(self, images: Tensor, streams: Streams, view: int) -> Int[Tensor, "b 4"]:
+        drawn = streams.uniform(f"augment/{view}/crop", _CANDIDATES + 1, 2)
+        h, w = images.shape[2:]
+        return crop_boxes(drawn[:, :-1], drawn[:, -1], (h, w), self.min_scale, self.ratio)
+
+    def _jitter(self, pixels: Tensor, streams: Streams, view: int) -> Tensor:
+        drawn = streams.uniform(f"augment/{view}/jitter", 9)
+        chosen = (drawn[:, 0] < self.jitter_prob).float()
+        factors = []
+        for k, strength in enumerate((self.brightness, self.contrast, self.saturation), start=1):
+            low = max(0.0, 1 - strength)
+            factors.append(1 + chosen * (low + (1 + strength - low) * drawn[:, k] - 1))
+        shift = chosen * self.hue * (2 * drawn[:, 4] - 1) if self.hue > 0 else None
+        order = drawn[:, 5:].argsort(dim=1, stable=True)
+        return jitter(pixels, torch.stack(factors, dim=1), shift, order)
+
+    def _blur(self, pixels: Tensor, streams: Streams, view: int) -> Tensor:
+        drawn = streams.uniform(f"augment/{view}/blur", 2)
+        low, high = self.blur_sigma
+        chosen = (drawn[:, 0] < self.blur_prob).float()
+        sigma = chosen * (low + (high - low) * drawn[:, 1])
+        return gaussian_blur(pixels, sigma, self.blur_kernel)
+
+
+def normalise(
+    pixels: Images, mean: tuple[float, float, float], std: tuple[float, float, float]
+) -> Images:
+    """Zero mean and unit variance over a data set with these statistics."""
+    # Numbers rather than tensors: making a tensor on a GPU from numbers waits for the device.
+    planes = zip(pixels.unbind(1), mean, std, strict=True)
+    return torch.stack([(plane - m) / s for plane, m, s in planes], dim=1)
+
+
+def crop_boxes(
+    candidates: Float[Tensor, "b n 2"],
+    corner: Float[Tensor, "b 2"],
+    size: tuple[int, int],
+    min_scale: float,
+    ratio: tuple[float, float],
+) -> Int[Tensor, "b 4"]:
+    """Crops (top, left, height, width) as ``torchvision.transforms.RandomResizedCrop``'s.
+
+    Args:
+        candidates: uniform draws for area and aspect ratio; the first that fits is taken, and
+            where none does the largest centred crop with an allowed ratio.
+        corner: uniform draws for the place of the crop.
+        size: height and width of the image.
+        min_scale: smallest share of the image's area.
+        ratio: smallest and largest width / height.
+    """
+    full_height, full_width = size
+    area = full_height * full_width * (min_scale + (1 - min_scale) * candidates[..., 0])
+    low, high = math.log(ratio[0]), math.log(ratio[1])
+    aspect = torch.exp(low + (high - low) * candidates[..., 1])
+    fallback_width = min(full_width, round(full_height * ratio[1]))
+    fallback_height = min(full_height, round(full_width / ratio[0]))
+    # The fallback fits, so listing it last makes it the first that fits where no other does.
+    height = torch.nn.functional.pad((area / aspect).sqrt().round(), (0, 1), value=fallback_height)
+    width = torch.nn.functional.pad((area * aspect).sqrt().round(), (0, 1), value=fallback_width)
+    fits = (width > 0) & (width <= full_width) & (height > 0) & (height <= full_height)
+    first = fits.int().argmax(dim=1, keepdim=True)
+    height, width = height.gather(1, first).long(), width.gather(1, first).long()
+    room = torch.cat([full_height - height, full_width - width], dim=1)
+    drawn = (corner * (room + 1)).long()
+    place = torch.where(first == candidates.shape[1], room // 2, drawn)
+    return torch.cat([place, height, width], dim=1)
+
+
+def crop_resize(
+    images: UInt8[Tensor, "b 3 H W"], boxes: Int[Tensor, "b 4"], size: int
+) -> Float[Tensor, "b 3 {size} {size}"]:
+    """Cut out each image's box and resize it, bicubic with antialiasing, to [0, 1]."""
+    top, left, height, width = boxes.unbind(1)
+    rows = _cubic_weights(top, height, images.shape[2], size)
+    columns = _cubic_weights(left, width, images.shape[3], size)
+    return _separable(images / 255, rows, columns).clamp_(0, 1)
+
+
+def _cubic_weights(
+    start: Int[Tensor, "b"], length: Int[Tensor, "b"], size_in: int, size_out: int
+) -> Float[Tensor, "b {size_out} {size_in}"]:
+    """What each output pixel takes from each input pixel along one axis.
+
+    Keys' cubic kernel with a = -0.5, widened by the scale where that shrinks the image. Pixels
+    outside of the crop have no weight; those inside are rescaled to a sum of 1.
+    """
+    scale = (length / size_out)[:, None]
+    stretch = scale.clamp(min=1)
+    taken = torch.arange(size_in, device=start.device) - start[:, None]
+    outside = (taken < 0) | (taken >= length[:, None])
+    taken = ((taken + 0.5) / stretch).masked_fill_(outside, math.inf)
+    centre = (torch.arange(size_out, device=start.device) + 0.5) * scale / stretch
+    distance = (taken[:, None] - centre[..., None]).abs_()
+    # 1.5 x^3 - 2.5 x^2 + 1 below 1, in terms of 1 - x, and from there to 2
+    # -0.5 (x - 1) (2 - x)^2, in terms of 2 - x.
+    near = (1 - distance).clamp_(min=0)
+    far = (2 - distance).clamp_(0, 1)
+    weights = (near * -1.5).add_(2).mul_(near).add_(0.5).mul_(near)
+    weights.addcmul_(far.square(), far - 1, value=0.5)
+    return weights.div_(weights.sum(2, keepdim=True))
+
+
+def jitter(
+    pixels: Images,
+    factors: Float[Tensor, "b 3"],
+    shift: Float[Tensor, "b"] | None,
+    order: Int[Tensor, "b 4"],
+) -> Images:
+    """ColorJitter with an order of its own for each image.
+
+    Hue is shifted once for all, with the blends that come before it on one side and the others
+    on the other; a factor of 1 makes a blend do nothing.
+
+    Args:
+        pixels: images in [0, 1].
+        factors: brightness, contrast, saturation; 1 changes nothing.
+        shift: hue, in turns; None to leave it.
+        order: the operation done k-th: 0 brightness, 1 contrast, 2 saturation, 3 hue.
+    """
+    place = torch.arange(3, device=order.device)
+    hue_place = (order == 3).int().argmax(dim=1, keepdim=True)
+    late = place >= hue_place
+    blends = order.gather(1, place + late.long())
+    factors = factors.gather(1, blends)
+    if shift is None:
+        return _blend_in_turn(pixels, blends, factors)
+    pixels = _blend_in_turn(pixels, blends, torch.where(late, 1.0, factors))
+    pixels = shift_hue(pixels, shift)
+    return _blend_in_turn(pixels, blends, torch.where(late, factors, 1.0))
+
+
+def _blend_in_turn(
+    pixels: Images, blends: Int[Tensor, "b 3"], factors: Float[Tensor, "b 3"]
+) -> Images:
+    """Blend with black (0, brightness), mean grey (1, contrast), grey (2, saturation) in turn."""
+    turns = (factors, (blends == 1).float(), (blends == 2).float())
+    turns_by_place = (turn.view(-1, 3, 1, 1, 1).unbind(1) for turn in turns)
+    for factor, contrast, saturation in zip(*turns_by_place, strict=True):
+        grey = _grey(pixels)
+        target = torch.addcmul(contrast * grey.mean((2, 3), keepdim=True), saturation, grey)
+        pixels = torch.lerp(target, pixels, factor).clamp_(0, 1)
+    return pixels
+
+
+def shift_hue(pixels: Images, shift: Float[Tensor, "b"]) -> Images:
+    """Turn the hue of the HSV hexagon by ``shift`` turns; value and saturation stay."""
+    r, g, b = pixels.unbind(1)
+    value = torch.maximum(torch.maximum(r, g), b)
+    lowest = torch.minimum(torch.minimum(r, g), b)
+    chroma = value - lowest
+    # The hue in sixths of a turn, times chroma, by which channel is the largest. Where two are,
+    # their formulas agree.
+    below_g = (value - g).sign_()
+    below_r = (value - r).sign_()
+    hue = torch.lerp(b - r + 2 * chroma, r - g + 4 * chroma, below_g)
+    hue = torch.lerp(g - b, hue, below_r)
+    turns = hue / (6 * chroma).clamp_(min=torch.finfo(chroma.dtype).tiny)
+    turns += shift[:, None, None] + 1  # from -1/6 - 1/2 at least, so frac() sees no negative
+    hue = turns.frac_() * 6
+    red = ((hue - 3).abs_() - 1).clamp_(0, 1)
+    green = (2 - (hue - 2).abs_()).clamp_(0, 1)
+    blue = (2 - (hue - 4).abs_()).clamp_(0, 1)
+    parts = (red, green, blue)
+    return torch.stack([torch.addcmul(lowest, chroma, part) for part in parts], dim=1)
+
+
+def grayscale(pixels: Images, chosen: Bool[Tensor, "b"]) -> Images:
+    """Replace the colours of the chosen images by their luma."""
+    return torch.lerp(pixels, _grey(pixels), chosen.float()[:, None, None, None])
+
+
+def _grey(pixels: Images) -> Float[Tensor, "b 1 h w"]:
+    r, g, b = pixels.split(1, dim=1)
+    return (r * _GREY[0]).add_(g, alpha=_GREY[1]).add_(b, alpha=_GREY[2])
+
+
+def gaussian_blur(pixels: Images, sigma: Float[Tensor, "b"], taps: int) -> Images:
+    """Blur with reflected borders; a ``sigma`` of 0 changes nothing.
+
+    Args:
+        pixels: images.
+        sigma: standard deviation in pixels.
+        taps: odd size of the kernel, below twice the image size.
+    """
+    offsets = torch.arange(taps, device=pixels.device) - taps // 2
+    exponent = (offsets / sigma.clamp(min=_NO_BLUR)[:, None]).square() / -2
+    kernel = exponent.softmax(dim=1)
+    rows, columns = (_bands(kernel, offsets, size) for size in pixels.shape[2:])
+    return _separable(pixels, rows, columns)
+
+
+def _bands(
+    kernel: Float[Tensor, "b t"], offsets: Int[Tensor, "t"], size: int
+) -> Float[Tensor, "b {size} {size}"]:
+    """The kernel as a matrix for one axis; taps beyond a border are reflected at it."""
+    index = torch.arange(size, device=kernel.device)
+    source = (size - 1) - ((size - 1) - (index + offsets[:, None]).abs()).abs()
+    taken = (source[..., None] == index).to(kernel.dtype)
+    return (kernel @ taken.flatten(1)).view(-1, size, size)
+
+
+def flip(pixels: Images, chosen: Bool[Tensor, "b"]) -> Images:
+    """Mirror the chosen images left to right."""
+    return torch.lerp(pixels, pixels.flip(3), chosen.float()[:, None, None, None])
+
+
+def _separable(
+    pixels: Float[Tensor, "b 3 H W"],
+    rows: Float[Tensor, "b h H"],
+    columns: Float[Tensor, "b w W"],
+) -> Float[Tensor, "b 3 h w"]:
+    """Apply a matrix of its own to each image's columns and another to its rows."""
+    across = pixels.flatten(1, 2) @ columns.mT
+    return rows[:, None] @ across.unflatten(1, (3, -1))
