@@ -16,6 +16,7 @@ import math
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
@@ -24,7 +25,6 @@ from benchmark.streams import Streams
 
 _CANDIDATES = 10
 _GREY = (0.2989, 0.587, 0.114)
-_NO_BLUR = 1e-3
 
 
 @dataclass(frozen=True)
@@ -35,9 +35,7 @@ class Augment:
         image_size: side of the output.
         min_scale: smallest share of the image that a crop covers.
         ratio: smallest and largest width / height of a crop.
-        brightness: the factor is drawn from 1 ± this, not below 0; likewise the next two.
-        contrast: see ``brightness``.
-        saturation: see ``brightness``.
+        brightness, contrast, saturation: a factor is drawn from 1 ± this, not below 0.
         hue: the shift is drawn from ± this, in turns of the colour wheel.
         jitter_prob: share of the images whose colours are jittered.
         grayscale_prob: share of the images that lose their colour.
@@ -67,21 +65,19 @@ class Augment:
         if not 0 < self.min_scale <= 1:
             raise UserError(f"augment.min_scale={self.min_scale} must be above 0 and at most 1")
         for name in ("ratio", "blur_sigma"):
-            low, high = getattr(self, name)
-            if not 0 < low <= high:
-                raise UserError(f"augment.{name}={low, high} must be two ascending numbers above 0")
-        for name in ("brightness", "contrast", "saturation"):
-            if getattr(self, name) < 0:
-                raise UserError(f"augment.{name}={getattr(self, name)} must not be below 0")
-        if not 0 <= self.hue <= 0.5:
-            raise UserError(f"augment.hue={self.hue} must lie between 0 and 0.5")
-        for name in ("jitter_prob", "grayscale_prob", "blur_prob", "flip_prob"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"augment.{name}={getattr(self, name)} must lie between 0 and 1")
-        if self.blur_kernel % 2 == 0 or not 0 < self.blur_kernel < 2 * self.image_size:
+            bounds = tuple(getattr(self, name))
+            if len(bounds) != 2 or not 0 < bounds[0] <= bounds[1]:
+                raise UserError(f"augment.{name}={bounds} must be two ascending numbers above 0")
+        highest = dict.fromkeys(("brightness", "contrast", "saturation"), math.inf) | {"hue": 0.5}
+        highest |= dict.fromkeys(("jitter_prob", "grayscale_prob", "blur_prob", "flip_prob"), 1)
+        for name, high in highest.items():
+            if not 0 <= getattr(self, name) <= high:
+                raise UserError(f"augment.{name}={getattr(self, name)} must be in 0..{high}")
+        fits = self.blur_kernel % 2 == 1 and 0 < self.blur_kernel < 2 * self.image_size
+        if self.blur_prob > 0 and not fits:
             raise UserError(
                 f"augment.blur_kernel={self.blur_kernel} must be odd and below "
-                f"{2 * self.image_size}, twice the image size; set a smaller one"
+                f"{2 * self.image_size}, twice the image size; set a smaller one or blur_prob=0"
             )
 
     @torch.no_grad()
@@ -89,22 +85,25 @@ class Augment:
         """One view in [0, 1]; what a sample draws depends on the streams and ``view`` alone."""
         # Matrix products would be rounded to bfloat16 inside an autocast region.
         with torch.autocast(images.device.type, enabled=False):
-            pixels = crop_resize(images, self._boxes(images, streams, view), self.image_size)
+            drawn = streams.uniform(f"augment/{view}/crop", _CANDIDATES + 1, 2)
+            size = (images.shape[2], images.shape[3])
+            boxes = crop_boxes(drawn[:, :-1], drawn[:, -1], size, self.min_scale, self.ratio)
+            pixels = crop_resize(images, boxes, self.image_size)
             if self.jitter_prob > 0:
                 pixels = self._jitter(pixels, streams, view)
             if self.grayscale_prob > 0:
                 drawn = streams.uniform(f"augment/{view}/grayscale")
                 pixels = grayscale(pixels, drawn < self.grayscale_prob)
             if self.blur_prob > 0:
-                pixels = self._blur(pixels, streams, view)
+                drawn = streams.uniform(f"augment/{view}/blur", 2)
+                low, high = self.blur_sigma
+                chosen = (drawn[:, 0] < self.blur_prob).float()
+                sigma = chosen * (low + (high - low) * drawn[:, 1])
+                pixels = gaussian_blur(pixels, sigma, self.blur_kernel)
             if self.flip_prob > 0:
-                pixels = flip(pixels, streams.uniform(f"augment/{view}/flip") < self.flip_prob)
+                drawn = streams.uniform(f"augment/{view}/flip")
+                pixels = flip(pixels, drawn < self.flip_prob)
         return pixels
-
-    def _boxes(self, images: Tensor, streams: Streams, view: int) -> Int[Tensor, "b 4"]:
-        drawn = streams.uniform(f"augment/{view}/crop", _CANDIDATES + 1, 2)
-        h, w = images.shape[2:]
-        return crop_boxes(drawn[:, :-1], drawn[:, -1], (h, w), self.min_scale, self.ratio)
 
     def _jitter(self, pixels: Tensor, streams: Streams, view: int) -> Tensor:
         drawn = streams.uniform(f"augment/{view}/jitter", 9)
@@ -116,13 +115,6 @@ class Augment:
         shift = chosen * self.hue * (2 * drawn[:, 4] - 1) if self.hue > 0 else None
         order = drawn[:, 5:].argsort(dim=1, stable=True)
         return jitter(pixels, torch.stack(factors, dim=1), shift, order)
-
-    def _blur(self, pixels: Tensor, streams: Streams, view: int) -> Tensor:
-        drawn = streams.uniform(f"augment/{view}/blur", 2)
-        low, high = self.blur_sigma
-        chosen = (drawn[:, 0] < self.blur_prob).float()
-        sigma = chosen * (low + (high - low) * drawn[:, 1])
-        return gaussian_blur(pixels, sigma, self.blur_kernel)
 
 
 def normalise(
@@ -155,11 +147,11 @@ def crop_boxes(
     area = full_height * full_width * (min_scale + (1 - min_scale) * candidates[..., 0])
     low, high = math.log(ratio[0]), math.log(ratio[1])
     aspect = torch.exp(low + (high - low) * candidates[..., 1])
-    fallback_width = min(full_width, round(full_height * ratio[1]))
-    fallback_height = min(full_height, round(full_width / ratio[0]))
-    # The fallback fits, so listing it last makes it the first that fits where no other does.
-    height = torch.nn.functional.pad((area / aspect).sqrt().round(), (0, 1), value=fallback_height)
-    width = torch.nn.functional.pad((area * aspect).sqrt().round(), (0, 1), value=fallback_width)
+    largest_height = min(full_height, round(full_width / ratio[0]))
+    largest_width = min(full_width, round(full_height * ratio[1]))
+    # The largest crop fits, so listed last it is the first that fits where no other does.
+    height = F.pad((area / aspect).sqrt().round(), (0, 1), value=largest_height)
+    width = F.pad((area * aspect).sqrt().round(), (0, 1), value=largest_width)
     fits = (width > 0) & (width <= full_width) & (height > 0) & (height <= full_height)
     first = fits.int().argmax(dim=1, keepdim=True)
     height, width = height.gather(1, first).long(), width.gather(1, first).long()
@@ -176,7 +168,7 @@ def crop_resize(
     top, left, height, width = boxes.unbind(1)
     rows = _cubic_weights(top, height, images.shape[2], size)
     columns = _cubic_weights(left, width, images.shape[3], size)
-    return _separable(images / 255, rows, columns).clamp_(0, 1)
+    return _separable(images / 255, rows, columns)
 
 
 def _cubic_weights(
@@ -211,8 +203,7 @@ def jitter(
 ) -> Images:
     """ColorJitter with an order of its own for each image.
 
-    Hue is shifted once for all, with the blends that come before it on one side and the others
-    on the other; a factor of 1 makes a blend do nothing.
+    Hue is shifted once for all, between the blends that come before it and those after it.
 
     Args:
         pixels: images in [0, 1].
@@ -263,8 +254,7 @@ def shift_hue(pixels: Images, shift: Float[Tensor, "b"]) -> Images:
     red = ((hue - 3).abs_() - 1).clamp_(0, 1)
     green = (2 - (hue - 2).abs_()).clamp_(0, 1)
     blue = (2 - (hue - 4).abs_()).clamp_(0, 1)
-    parts = (red, green, blue)
-    return torch.stack([torch.addcmul(lowest, chroma, part) for part in parts], dim=1)
+    return torch.stack([torch.addcmul(lowest, chroma, c) for c in (red, green, blue)], dim=1)
 
 
 def grayscale(pixels: Images, chosen: Bool[Tensor, "b"]) -> Images:
@@ -274,20 +264,13 @@ def grayscale(pixels: Images, chosen: Bool[Tensor, "b"]) -> Images:
 
 def _grey(pixels: Images) -> Float[Tensor, "b 1 h w"]:
     r, g, b = pixels.split(1, dim=1)
-    return (r * _GREY[0]).add_(g, alpha=_GREY[1]).add_(b, alpha=_GREY[2])
+    return torch.add(r * _GREY[0], g, alpha=_GREY[1]).add_(b, alpha=_GREY[2])
 
 
 def gaussian_blur(pixels: Images, sigma: Float[Tensor, "b"], taps: int) -> Images:
-    """Blur with reflected borders; a ``sigma`` of 0 changes nothing.
-
-    Args:
-        pixels: images.
-        sigma: standard deviation in pixels.
-        taps: odd size of the kernel, below twice the image size.
-    """
+    """Blur with an odd number of taps and reflected borders; a ``sigma`` of 0 changes nothing."""
     offsets = torch.arange(taps, device=pixels.device) - taps // 2
-    exponent = (offsets / sigma.clamp(min=_NO_BLUR)[:, None]).square() / -2
-    kernel = exponent.softmax(dim=1)
+    kernel = ((offsets / sigma.clamp(min=1e-3)[:, None]).square() / -2).softmax(dim=1)
     rows, columns = (_bands(kernel, offsets, size) for size in pixels.shape[2:])
     return _separable(pixels, rows, columns)
 
@@ -299,7 +282,7 @@ def _bands(
     index = torch.arange(size, device=kernel.device)
     source = (size - 1) - ((size - 1) - (index + offsets[:, None]).abs()).abs()
     taken = (source[..., None] == index).to(kernel.dtype)
-    return (kernel @ taken.flatten(1)).view(-1, size, size)
+    return torch.mm(kernel, taken.flatten(1)).view(-1, size, size)
 
 
 def flip(pixels: Images, chosen: Bool[Tensor, "b"]) -> Images:
@@ -312,6 +295,6 @@ def _separable(
     rows: Float[Tensor, "b h H"],
     columns: Float[Tensor, "b w W"],
 ) -> Float[Tensor, "b 3 h w"]:
-    """Apply a matrix of its own to each image's columns and another to its rows."""
-    across = pixels.flatten(1, 2) @ columns.mT
-    return rows[:, None] @ across.unflatten(1, (3, -1))
+    """Multiply each image by two matrices of its own, one per axis, and clamp to [0, 1]."""
+    across = torch.bmm(pixels.flatten(1, 2), columns.mT).unflatten(1, (3, -1))
+    return torch.matmul(rows[:, None], across).clamp_(0, 1)

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from benchmark.augment import Augment
 from benchmark.contracts import Dataset, Images, Task, TaskResult, UserError
-from benchmark.precision import PRECISIONS, autocast, full_precision
+from benchmark.precision import autocast, full_precision
 from benchmark.streams import Streams, seeded
 from tasks.features import Inputs, Training, examples, extract, unchanged, working_copy
 
@@ -73,8 +73,11 @@ class Classification(Task):
             )
         if freeze and head_lr is not None:
             raise UserError(f"linear: head_lr={head_lr} has no body to differ from; set lr instead")
-        if precision not in PRECISIONS:
-            raise UserError(f"{purpose}: precision={precision} is not one of {PRECISIONS}")
+        if not 0 < min_scale <= 1:
+            raise UserError(f"{purpose}: min_scale={min_scale} must be above 0 and at most 1")
+        if not 0 <= flip_prob <= 1:
+            raise UserError(f"{purpose}: flip_prob={flip_prob} must lie between 0 and 1")
+        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
         self.training = Training(purpose, epochs, batch_size, lr, schedule, momentum, weight_decay)
         self.freeze = freeze
         self.head_lr = head_lr
@@ -87,11 +90,16 @@ class Classification(Task):
             "Linear classifier on frozen features" if freeze else "Encoder and linear classifier"
         )
         scaled = ", standardised by the train split," if standardise else ""
-        views = "random resized crops and flips" if augment else "un-augmented images"
+        views = "un-augmented images"
+        if augment:
+            views = (
+                f"random resized crops (of {min_scale:g} of the area or more) and flips "
+                f"(probability {flip_prob:g})"
+            )
         head = "" if head_lr is None else f" ({head_lr:g} for the classifier)"
         self.protocol = (
-            f"{start}{scaled} of {views}: {self.training}{head}; top-1 accuracy on un-augmented "
-            "test images after the last epoch."
+            f"{start}{scaled} of {views}: {self.training}{head}, encoder in {precision}; top-1 "
+            "accuracy on un-augmented test images after the last epoch."
         )
 
     def run(
@@ -112,18 +120,19 @@ class Classification(Task):
             blur_prob=0.0,
         )
 
+        def encode(epoch: int, index: Int[Tensor, "b"]) -> Float[Tensor, "b d"]:
+            batch = images[index].to(device)
+            pixels: Images = batch.float() / 255
+            if self.augment:
+                # Views 0 and 1 are those of pretraining, which may have had the same seed.
+                pixels = views(batch, Streams(eval_seed, epoch, index.to(device)), view=2)
+            with autocast(self.precision, device):
+                return full_precision(body(inputs(pixels)))
+
         def loss(epoch: int, index: Int[Tensor, "b"]) -> Float[Tensor, ""]:
-            if self.freeze and not self.augment:
-                features = fixed[index]
-            else:
-                batch = images[index].to(device)
-                pixels: Images = batch.float() / 255
-                if self.augment:
-                    # Views 0 and 1 are those of pretraining, which may have had the same seed.
-                    pixels = views(batch, Streams(eval_seed, epoch, index.to(device)), view=2)
-                with autocast(self.precision, device):
-                    features = body(inputs(pixels))
-            return F.cross_entropy(head(full_precision(features)), labels[index].to(device))
+            once = self.freeze and not self.augment
+            features = fixed[index] if once else encode(epoch, index)
+            return F.cross_entropy(head(features), labels[index].to(device))
 
         with unchanged(body if self.freeze else encoder):
             if self.freeze:
@@ -133,15 +142,11 @@ class Classification(Task):
             self.training.fit(
                 loss, body, head, head_lr=self.head_lr, count=len(images), eval_seed=eval_seed
             )
-            if not self.freeze:
-                fixed = extract(body, images, inputs, self.precision)
+            train_features = fixed if self.freeze else extract(body, images, inputs, self.precision)
             test_features = extract(body, test_images, inputs, self.precision)
-        return TaskResult(
-            {
-                "accuracy": _accuracy(head, test_features, test_labels),
-                "train_accuracy": _accuracy(head, fixed, labels),
-            }
-        )
+        accuracy = _accuracy(head, test_features, test_labels)
+        train_accuracy = _accuracy(head, train_features, labels)
+        return TaskResult({"accuracy": accuracy, "train_accuracy": train_accuracy})
 
     def _head(self, encoder: nn.Module, num_classes: int, eval_seed: int) -> nn.Sequential:
         """Standardisation, if any, then the linear layer; the former has no parameters."""

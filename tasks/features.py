@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import LambdaLR
 
@@ -19,7 +19,7 @@ from benchmark.contracts import Dataset, Images, UserError
 from benchmark.precision import autocast, full_precision
 from benchmark.streams import permutation, seeded
 
-EVAL_BATCH = 256  # images per forward without graph; in evaluation mode it changes no result
+EVAL_BATCH = 256  # images per forward for scores; in evaluation mode they do not mix
 
 # Factor on the learning rate by the share of steps done.
 SCHEDULES: dict[str, Callable[[float], float]] = {
@@ -31,7 +31,7 @@ SCHEDULES: dict[str, Callable[[float], float]] = {
 
 def examples(
     data: Dataset, split: Literal["train", "test"], truth: Literal["labels", "pixel_labels"]
-) -> tuple[UInt8[Tensor, "n 3 h w"], Int[Tensor, "n ..."]]:
+) -> tuple[UInt8[Tensor, "n 3 h w"], Integer[Tensor, "n ..."]]:
     """Images of a split and their ground truth.
 
     Raises:
@@ -41,7 +41,7 @@ def examples(
     known = None if chosen is None else getattr(chosen, truth)
     if chosen is None or known is None:
         raise UserError(
-            f"data {data.name!r} has no {truth} in a {split} split; "
+            f"data {data.name!r} has no {truth} in its {split} split; "
             "choose data that has them or leave the task out"
         )
     return chosen.images, known
@@ -80,7 +80,7 @@ def unchanged(encoder: nn.Module) -> Iterator[None]:
     yield
     after = encoder.state_dict()
     assert all(torch.equal(after[name], value) for name, value in before.items()), (
-        "a frozen encoder has changed"
+        "the encoder has changed"
     )
 
 

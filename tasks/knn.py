@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
 from benchmark.contracts import Dataset, Task, TaskResult, UserError
-from benchmark.precision import PRECISIONS
+from benchmark.precision import autocast
 from tasks.features import Inputs, examples, extract, unchanged, working_copy
 
 
@@ -37,14 +38,14 @@ class KNN(Task):
             raise UserError(f"knn: k={k} must be at least 1")
         if temperature <= 0:
             raise UserError(f"knn: temperature={temperature} must be above 0")
-        if precision not in PRECISIONS:
-            raise UserError(f"knn: precision={precision} is not one of {', '.join(PRECISIONS)}")
+        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
         self.k = k
         self.temperature = temperature
         self.precision = precision
         self.protocol = (
             f"Vote of the {k} training samples nearest by cosine of frozen features, weighted by "
-            f"exp(cosine / {temperature:g}); top-1 accuracy on un-augmented test images."
+            f"exp(cosine / {temperature:g}); encoder in {precision}; top-1 accuracy on "
+            "un-augmented test images."
         )
 
     def run(
@@ -68,8 +69,8 @@ class KNN(Task):
         correct = vote.predict(asked.cpu().numpy()) == test_labels.cpu().numpy()
         return TaskResult({"accuracy": 100 * float(np.mean(correct))})
 
-    def _weights(self, distances: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    def _weights(self, distances: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
         # The cosine is 1 minus scikit-learn's distance; the factor exp(1 / temperature) cancels
         # in the vote and could overflow.
-        weights: np.ndarray[Any, Any] = np.exp(-distances / self.temperature)
+        weights: Float[np.ndarray, "n k"] = np.exp(-distances / self.temperature)
         return weights

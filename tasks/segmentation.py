@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from benchmark.contracts import Dataset, Task, TaskResult, UserError
-from benchmark.precision import PRECISIONS, autocast, full_precision
+from benchmark.precision import autocast, full_precision
 from benchmark.streams import Streams, seeded
 from tasks.features import EVAL_BATCH, Inputs, Training, examples, unchanged, working_copy
 
@@ -92,10 +92,9 @@ class Segmentation(Task):
     ) -> None:
         if freeze and head_lr is not None:
             raise UserError(f"segmentation: head_lr={head_lr} needs freeze=false; set lr instead")
-        if precision not in PRECISIONS:
-            raise UserError(
-                f"segmentation: precision={precision} is not one of {', '.join(PRECISIONS)}"
-            )
+        if not 0 <= flip_prob <= 1:
+            raise UserError(f"segmentation: flip_prob={flip_prob} must lie between 0 and 1")
+        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
         self.training = Training(
             "segmentation", epochs, batch_size, lr, "poly", momentum, weight_decay
         )
@@ -107,9 +106,9 @@ class Segmentation(Task):
         head = "" if head_lr is None else f" ({head_lr:g} for the head)"
         self.protocol = (
             f"{start} trained with cross entropy on images flipped with probability "
-            f"{flip_prob:g}: {self.training}{head}; intersection over union by pixels of the "
-            "whole test split after the last epoch, mean over the classes that occur in truth or "
-            "prediction."
+            f"{flip_prob:g}: {self.training}{head}, in {precision}; intersection over union of the "
+            "pixels of all un-augmented test images after the last epoch, mean over the classes "
+            "that occur in truth or prediction."
         )
 
     def run(
