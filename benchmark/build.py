@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
 from hydra.utils import get_object
@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmark.batchnorm import RULES
 from benchmark.config import Config
-from benchmark.contracts import Dataset, MaskingMethod, Objective, Task, UserError
+from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Task, UserError
 from benchmark.objectives import Supervised
 from benchmark.optim import build_optimiser
 from benchmark.precision import autocast
@@ -56,13 +56,20 @@ def _check_arguments(name: str, plugin: Callable[..., Any], arguments: Node, run
     function = plugin.__init__ if inspect.isclass(plugin) else plugin
     hints = get_type_hints(function)
     for key, value in arguments.items():
-        wanted = hints.get(key)
-        # A whole number will do for a float, but True is no number.
-        fits = isinstance(value, int | float) if wanted is float else type(value) is wanted
-        if wanted in (int, float, str, bool) and (
-            not fits or (isinstance(value, bool) != (wanted is bool))
-        ):
-            raise UserError(f"{name}: {key}={value!r} must be of type {wanted.__name__}")
+        if message := _mismatch(value, hints.get(key)):
+            raise UserError(f"{name}: {key}={value!r} must be {message}")
+
+
+def _mismatch(value: Any, wanted: Any) -> str | None:
+    """What a scalar should have been; None if it is that, or if the type is no scalar's."""
+    if get_origin(wanted) is Literal:
+        choices = get_args(wanted)
+        return None if value in choices else f"one of {', '.join(map(str, choices))}"
+    if wanted not in (int, float, str, bool):
+        return None
+    # A whole number will do for a float, but True is no number.
+    fits = type(value) is wanted or (wanted is float and type(value) is int)
+    return None if fits else f"of type {wanted.__name__}"
 
 
 def load_data(node: Node) -> Dataset:
@@ -77,10 +84,10 @@ def build_task(node: Node) -> Task:
     return task
 
 
-def build_encoder(cfg: Config) -> nn.Module:
+def build_encoder(cfg: Config) -> Encoder:
     """The encoder as the seed initialises it, the same for every method and objective."""
     with seeded(cfg.seed, "init/encoder"):
-        encoder: nn.Module = instantiate(cfg.encoder)
+        encoder: Encoder = instantiate(cfg.encoder)
     return encoder
 
 
@@ -108,8 +115,9 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
     if cfg.probe.enabled and num_classes:
         with seeded(cfg.seed, "init/probe"):
             probe = OnlineProbe(feature_dim, num_classes, cfg.probe.lr).to(device)
-    for net in (encoder, objective, method):
-        net.to(device, memory_format=torch.channels_last)
+    nets: tuple[nn.Module, ...] = (encoder, objective, method)
+    for net in nets:
+        net.to(device).to(memory_format=torch.channels_last)
     return Trainer(
         encoder=encoder,
         objective=objective,

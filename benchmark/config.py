@@ -138,9 +138,10 @@ def _nearest(key: str, overrides: Sequence[str]) -> str:
 
 def _keys(node: DictConfig, prefix: str = "") -> list[str]:
     keys = []
-    for name in node:
-        keys.append(f"{prefix}{name}")
-        if OmegaConf.is_dict(child := node._get_node(name)):
+    for name in map(str, node):
+        keys.append(prefix + name)
+        child = node._get_node(name)
+        if isinstance(child, DictConfig):
             keys += _keys(child, f"{prefix}{name}.")
     return keys
 

@@ -1,4 +1,4 @@
-"""The four contracts that everything interchangeable fulfils, and the data that pass between.
+"""The contracts that everything interchangeable fulfils, and the data that pass between.
 
 Conventions, stated once: a mask value of 1 hides a pixel and 0 shows it; images are normalised
 with the data set's mean and standard deviation, so a hidden pixel takes the mean colour.
@@ -101,6 +101,16 @@ class Proposal:
 
     masks: Masks
     budgets: Float[Tensor, "b n"] | None = None
+
+
+class Encoder(nn.Module):
+    """Turns images into features, ``forward(images: b 3 h w) -> b d``.
+
+    Attributes:
+        feature_dim: d.
+    """
+
+    feature_dim: int
 
 
 class MaskingMethod(nn.Module, ABC):

@@ -8,7 +8,7 @@ import torchvision.models.resnet as tv
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Images, UserError
+from benchmark.contracts import Encoder, Images, UserError
 
 _DEPTHS = {
     18: (tv.BasicBlock, (2, 2, 2, 2)),
@@ -17,7 +17,7 @@ _DEPTHS = {
 }
 
 
-class ResNet(tv.ResNet):
+class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
     """torchvision's ResNet with the stage widths scaled by ``width / 64`` and no classifier.
 
     Parameter names are torchvision's, so at width 64 with the imagenet stem the weights load
@@ -76,7 +76,7 @@ class ResNet(tv.ResNet):
     def stages(self, x: Images) -> list[Tensor]:
         """The four stages' feature maps, finest first: what dense heads build on."""
         x = self.maxpool(self.relu(self.bn1(self.conv1(x))))
-        maps = []
+        maps: list[Tensor] = []
         for layer in (self.layer1, self.layer2, self.layer3, self.layer4):
             x = layer(x)
             maps.append(x)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import time
 import traceback
 from dataclasses import asdict
@@ -17,7 +16,7 @@ from benchmark.augment import Augment
 from benchmark.build import build_encoder, build_task, build_trainer, load_data
 from benchmark.checkpoint import load_encoder, save_encoder
 from benchmark.config import Config
-from benchmark.contracts import Dataset
+from benchmark.contracts import Dataset, Encoder
 from benchmark.files import exclusive, read_json, sha256_of, write_atomically, write_json
 from benchmark.gallery import save_gallery
 from benchmark.plan import Planned, resolve_device
@@ -110,7 +109,7 @@ class _Job:
         write_json(folder / "provenance.json", collect(str(self.device)))
         cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
         if cfg.control == "untrained":
-            encoder = build_encoder(cfg)
+            encoder: nn.Module = build_encoder(cfg)
         else:
             trainer = build_trainer(cfg, self.data, self.device)
             training = Pretraining(
@@ -144,10 +143,10 @@ class _Job:
 
         return report
 
-    def _encoder(self) -> nn.Module:
+    def _encoder(self) -> Encoder:
         encoder = build_encoder(self.cfg)
         load_encoder(self.run_plan.encoder_file, encoder)
-        return encoder.to(self.device, memory_format=torch.channels_last)
+        return encoder
 
     def _evaluate(self, task: PlannedTask, encoder_sha256: str) -> None:
         started = time.monotonic()
@@ -155,7 +154,7 @@ class _Job:
         data = load_data(node["data"]) if node["data"] else self.data
         protocol = build_task(node)
         result = protocol.run(
-            copy.deepcopy(self._encoder()),
+            self._encoder(),
             data,
             eval_seed=self.cfg.eval_seed,
             device=self.device,

@@ -72,7 +72,7 @@ def _start(context: mp.context.ForkServerContext, planned: Planned) -> _Worker:
 
 
 def _work(planned: Planned, events: Connection) -> None:
-    from benchmark.job import execute  # noqa: PLC0415
+    from benchmark.job import execute
 
     execute(planned, events.send)
 

@@ -192,7 +192,7 @@ def check_writable(folder: Path) -> None:
 
 def _typed(composed: DictConfig) -> Config:
     """The resolved configuration as a plain object, without Hydra's own node."""
-    plain = OmegaConf.masked_copy(composed, [key for key in composed if key != "hydra"])
+    plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     # Merging into the schema once more refuses keys that +key=value added at the root.
     cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(cfg, Config)

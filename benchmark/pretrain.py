@@ -133,7 +133,7 @@ class Pretraining:
         batch = self.batch(0, 0, torch.arange(2, device=self.device))
         with FlopCounterMode(display=False) as counter:
             rehearsal.step(batch)
-        return counter.get_total_flops() / 2
+        return float(counter.get_total_flops()) / 2
 
     def run(self, folder: Path, report: Any) -> dict[str, Any]:
         """Train to the end; returns the cost.
@@ -149,7 +149,7 @@ class Pretraining:
         first_epoch, position = load_checkpoint(checkpoints, self.trainer)
         log = MetricsLog(folder / "metrics.jsonl", position.get("metrics_bytes", 0))
         flops = self.flops_per_image() if self.steps else 0.0
-        seconds_before = position.get("seconds", 0.0)
+        seconds_before = float(position.get("seconds", 0.0))
         started = time.monotonic()
 
         def seconds() -> float:
@@ -188,7 +188,7 @@ class Pretraining:
             ended = i + 1 == self.steps_per_epoch
             if not ended and (i + 1) % self.log_every_steps:
                 continue
-            for step_done, terms in buffer.drain():
+            for step_done, terms in buffer.drain():  # noqa: B007
                 for name in ("loss", "mask_loss", "probe"):
                     sums[name] += terms.get(name, 0.0)
             cost = self._cost(step + 1, flops, seconds())

@@ -29,4 +29,5 @@ class OnlineProbe(nn.Module):
         self.optimiser.zero_grad(set_to_none=True)
         F.cross_entropy(logits, labels).backward()
         self.optimiser.step()
-        return 100 * (logits.argmax(1) == labels).to(logits.dtype).mean()
+        accuracy: Tensor = 100 * (logits.argmax(1) == labels).to(logits.dtype).mean()
+        return accuracy

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from typing import Literal
 
 import torch
 from jaxtyping import Float
@@ -62,16 +61,13 @@ class Adios(MaskingMethod):
         sparsity: float,
         entropy: float,
         entropy_reduction: Reduction = "sum",
-        reduction: Literal["mean", "sum"] = "sum",
+        reduction: Reduction = "sum",
     ) -> None:
         super().__init__()
         if num_masks < 2:
             raise UserError(
                 f"method.num_masks={num_masks} must be at least 2: ADIOS' masks share the image out"
             )
-        for key, value in (("entropy_reduction", entropy_reduction), ("reduction", reduction)):
-            if value not in ("mean", "sum"):
-                raise UserError(f"method.{key}={value} is not one of mean, sum")
         self.num_masks = num_masks
         self.sparsity = sparsity
         self.entropy = entropy

@@ -90,8 +90,6 @@ class Sequential(MaskingMethod):
         for key, share in (("budget", budget), ("initial_area", initial_area)):
             if not 0 < share < 1:
                 raise UserError(f"method.{key}={share} must lie between 0 and 1, both excluded")
-        if budget_side not in ("upper", "two"):
-            raise UserError(f"method.budget_side={budget_side} is not one of upper, two")
         for key, weight in (
             ("budget_weight", budget_weight),
             ("overlap_weight", overlap_weight),
@@ -106,9 +104,11 @@ class Sequential(MaskingMethod):
         self.overlap_weight = overlap_weight * penalty_size**2
         self.consistency_weight = consistency_weight * penalty_size**2
         self.unet = MaskNet(image_size, width, norm)
-        self.heads = nn.ModuleList(nn.Conv2d(width + k, 1, 1) for k in range(num_masks))
-        for head in self.heads:
+        heads = [nn.Conv2d(width + k, 1, 1) for k in range(num_masks)]
+        for head in heads:
+            assert head.bias is not None
             nn.init.constant_(head.bias, math.log(initial_area / (1 - initial_area)))
+        self.heads = nn.ModuleList(heads)
 
     def forward(self, batch: Batch) -> Proposal:
         """Propose N soft masks of view 1, in order."""

@@ -138,7 +138,8 @@ class Classification(Task):
             if self.freeze:
                 fixed = extract(body, images, inputs, self.precision)
                 if self.standardise:
-                    head[0].running_mean, head[0].running_var = fixed.mean(0), fixed.var(0)
+                    head[0].running_mean = fixed.mean(0)
+                    head[0].running_var = fixed.var(0, correction=0)
             self.training.fit(
                 loss, body, head, head_lr=self.head_lr, count=len(images), eval_seed=eval_seed
             )

@@ -14,7 +14,7 @@ from benchmark.encoders import ResNet
 from benchmark.streams import seeded
 from tasks import classification
 from tasks.classification import Classification
-from tasks.features import SCHEDULES, Training, unchanged, working_copy
+from tasks.features import SCHEDULES, Inputs, Training, extract, unchanged, working_copy
 
 CPU = torch.device("cpu")
 SIZE = 16
@@ -199,12 +199,24 @@ def test_run__dropout_is_seeded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert same(runs[0][1], runs[1][1])
 
 
-def test_run__standardised_features_have_no_scale() -> None:
-    task = Classification(**LINEAR | {"standardise": True})
-    small, large = (
-        task.run(Flat(scale), coloured(), eval_seed=0, device=CPU) for scale in (1.0, 1024.0)
-    )
-    assert small.metrics == large.metrics
+def test_run__standardised_features_have_no_scale(monkeypatch: pytest.MonkeyPatch) -> None:
+    data, recorded = coloured(), Recorded(monkeypatch)
+    recorded(Classification(**LINEAR | {"standardise": True}), Flat(100.0), data)
+    scale: nn.Module = recorded.head[0]  # type: ignore[index, assignment]
+    known = 100 * (data.train.images.flatten(1) / 255 - 0.5) / 0.25
+    scaled = scale(known)
+    torch.testing.assert_close(scaled.mean(0), torch.zeros(3 * SIZE**2), atol=1e-4, rtol=0)
+    torch.testing.assert_close(scaled.var(0, correction=0), torch.ones(3 * SIZE**2))
+
+
+def test_extract__is_in_evaluation_mode() -> None:
+    encoder, images = small_resnet(), coloured().train.images
+    body = working_copy(encoder, CPU, freeze=False)
+    with unchanged(body):
+        features = extract(body, images, Inputs((0.5,) * 3, (0.25,) * 3, CPU), "fp32")
+    with torch.no_grad():
+        expected = encoder.eval()((images / 255 - 0.5) / 0.25)
+    torch.testing.assert_close(features, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_run__augmentation_reaches_a_frozen_encoder(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -145,10 +145,14 @@ def test_run__score_is_that_of_the_whole_test_split(monkeypatch: pytest.MonkeyPa
         return confusion_matrix(truth, predicted, num_classes)
 
     monkeypatch.setattr(segmentation, "confusion_matrix", keep)
+    task = Segmentation(**SETTINGS | {"epochs": 1})
+    whole = task.run(small_resnet(), data, eval_seed=0, device=CPU)
+    seen.clear()
     monkeypatch.setattr(segmentation, "EVAL_BATCH", 16)
     monkeypatch.setattr("tasks.features.EVAL_BATCH", 16)
-    task = Segmentation(**SETTINGS | {"epochs": 1})
     result = task.run(small_resnet(), data, eval_seed=0, device=CPU)
+    assert 20 < result.metrics["miou"] < 90  # far from trivial
+    assert result.metrics == pytest.approx(whole.metrics, abs=0.1)
     assert [len(truth) for truth, _ in seen] == [16, 16, 8]
     truth, predicted = (torch.cat(parts) for parts in zip(*seen, strict=True))
     assert torch.equal(truth, pixel_labels(data.test))
