@@ -13,6 +13,7 @@ Selections are written as ``lerp`` with a weight of 0 or 1, which is exact, beca
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -47,7 +48,7 @@ class Augment:
 
     image_size: int
     min_scale: float = 0.08
-    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    ratio: Sequence[float] = (3 / 4, 4 / 3)
     brightness: float = 0.8
     contrast: float = 0.8
     saturation: float = 0.8
@@ -55,7 +56,7 @@ class Augment:
     jitter_prob: float = 0.8
     grayscale_prob: float = 0.2
     blur_prob: float = 0.5
-    blur_sigma: tuple[float, float] = (0.1, 2.0)
+    blur_sigma: Sequence[float] = (0.1, 2.0)
     blur_kernel: int = 9
     flip_prob: float = 0.5
 
@@ -131,7 +132,7 @@ def crop_boxes(
     corner: Float[Tensor, "b 2"],
     size: tuple[int, int],
     min_scale: float,
-    ratio: tuple[float, float],
+    ratio: Sequence[float],
 ) -> Int[Tensor, "b 4"]:
     """Crops (top, left, height, width) as ``torchvision.transforms.RandomResizedCrop``'s.
 

@@ -43,11 +43,14 @@ def instantiate(node: Node, **runtime: Any) -> Any:
     """
     plugin = target(node)
     arguments = {k: v for k, v in node.items() if k != "_target_"}
-    _check_arguments(node["_target_"], plugin, arguments, runtime)
-    return plugin(**arguments, **runtime)
+    checked = _check_arguments(node["_target_"], plugin, arguments, runtime)
+    return plugin(**checked, **runtime)
 
 
-def _check_arguments(name: str, plugin: Callable[..., Any], arguments: Node, runtime: Node) -> None:
+def _check_arguments(
+    name: str, plugin: Callable[..., Any], arguments: Node, runtime: Node
+) -> dict[str, Any]:
+    """The arguments by the types of the plugin's signature; whole numbers become floats."""
     signature = inspect.signature(plugin)
     try:
         signature.bind(**arguments, **runtime)
@@ -58,6 +61,7 @@ def _check_arguments(name: str, plugin: Callable[..., Any], arguments: Node, run
     for key, value in arguments.items():
         if message := _mismatch(value, hints.get(key)):
             raise UserError(f"{name}: {key}={value!r} must be {message}")
+    return {k: float(v) if hints.get(k) is float else v for k, v in arguments.items()}
 
 
 def _mismatch(value: Any, wanted: Any) -> str | None:

@@ -15,7 +15,7 @@ from hydra.errors import (
     HydraException,
     MissingConfigException,
 )
-from omegaconf import MISSING, DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from benchmark.contracts import UserError

@@ -34,6 +34,13 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
     """
 
     stems: ClassVar[tuple[str, ...]] = ("imagenet", "stride2", "small")
+    bn1: nn.Module
+    relu: nn.Module
+    maxpool: nn.Module
+    layer1: nn.Module
+    layer2: nn.Module
+    layer3: nn.Module
+    layer4: nn.Module
 
     def __init__(self, depth: int = 18, width: int = 64, stem: str = "imagenet") -> None:
         if depth not in _DEPTHS:
