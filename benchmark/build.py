@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import torch
-from hydra.utils import get_object
 from torch import nn
 
 from benchmark.batchnorm import RULES
@@ -29,9 +29,10 @@ def target(node: Node) -> Any:
     Raises:
         UserError: if it cannot be imported.
     """
+    module, _, name = node["_target_"].rpartition(".")
     try:
-        return get_object(node["_target_"])
-    except Exception as error:
+        return getattr(importlib.import_module(module), name)
+    except (ImportError, AttributeError, ValueError) as error:
         raise UserError(f"_target_ {node['_target_']!r} cannot be imported: {error}") from error
 
 

@@ -12,8 +12,13 @@ import torch
 import yaml
 from torch import nn
 
-from benchmark.augment import Augment
-from benchmark.build import build_encoder, build_task, build_trainer, load_data
+from benchmark.build import (
+    build_encoder,
+    build_task,
+    build_trainer,
+    instantiate,
+    load_data,
+)
 from benchmark.checkpoint import load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Dataset, Encoder
@@ -115,7 +120,7 @@ class _Job:
             training = Pretraining(
                 trainer,
                 self.data,
-                Augment(image_size=self.data.image_size, **cfg.augment),
+                instantiate(cfg.augment),
                 seed=cfg.seed,
                 epochs=cfg.epochs,
                 batch_size=cfg.batch_size,

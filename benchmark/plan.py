@@ -16,8 +16,7 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.augment import Augment
-from benchmark.build import build_task, build_trainer, load_data, target
+from benchmark.build import build_task, build_trainer, instantiate, load_data, target
 from benchmark.config import Config, compose, one_sentence
 from benchmark.contracts import Dataset, UserError
 from benchmark.runs import PlannedTask, Run
@@ -28,6 +27,7 @@ _RESULT_KEYS = (
     "method", "objective", "encoder", "augment", "encoder_optimiser", "mask_optimiser",
     "schedule", "epochs", "batch_size", "batchnorm", "precision", "threads", "control",
 )  # fmt: skip
+CONTROLS = ("untrained", "supervised")
 _VERSIONED = ("method", "objective", "encoder")
 
 
@@ -89,12 +89,9 @@ class Planner:
         with one_sentence():
             cfg = _typed(composed)
         _check_numbers(cfg)
-        data = self._load(cfg.data)
+        data = self.data(cfg)
         if cfg.control == "supervised" and not data.class_names:
-            raise UserError(
-                f"method=supervised needs labels, and {data.name} has none; "
-                "leave it out with controls=[untrained]"
-            )
+            raise UserError(f"method=supervised needs labels, and {data.name} has none")
         payload = _result_payload(cfg, data)
         # Controls ignore the objective, so a sweep over objectives shares them.
         own = {k: v for k, v in payload.items() if not (cfg.control and k == "objective")}
@@ -120,6 +117,10 @@ class Planner:
             skipped=skipped,
         )
         return Planned(run, cfg)
+
+    def data(self, cfg: Config) -> Dataset:
+        """The pretraining data of a configuration."""
+        return self._load(cfg.data)
 
     def _load(self, node: Mapping[str, Any]) -> Dataset:
         key = json.dumps(node, sort_keys=True, default=str)
@@ -218,6 +219,8 @@ def _check_numbers(cfg: Config) -> None:
     for key in ("warmup_epochs", "warmup_start_lr"):
         if getattr(cfg.schedule, key) < 0:
             raise UserError(f"schedule.{key}={getattr(cfg.schedule, key)} must not be negative")
+    if unknown := set(cfg.controls) - set(CONTROLS):
+        raise UserError(f"controls={cfg.controls}: {unknown.pop()} is not one of {CONTROLS}")
     check_writable(Path(cfg.runs_dir))
 
 
@@ -228,7 +231,7 @@ def _check_builds(cfg: Config, data: Dataset) -> None:
             f"batch_size={cfg.batch_size} exceeds the {len(data.train)} training images of "
             f"{data.name}; choose at most that many"
         )
-    Augment(image_size=data.image_size, **cfg.augment)
+    instantiate(cfg.augment)
     build_trainer(cfg, data, resolve_device(cfg.device))
 
 

@@ -53,8 +53,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             display.console.print("interrupted; the same line goes on from here")
             return 130
         finally:
-            failed = report(plans, command=shlex.join(["python benchmark/run.py", *arguments]))
-    return 1 if failed else 0
+            command = shlex.join(["python", "benchmark/run.py", *arguments])
+            succeeded = report(plans, command=command)
+    return 0 if succeeded else 1
 
 
 def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], list[str]]:
@@ -69,25 +70,30 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], li
     planner = Planner()
     runs = expand(overrides, multirun=multirun)
     if multirun:
-        controls = planner.plan(runs[0]).cfg.controls
-        if added := add_controls(overrides, controls):
-            runs = expand(added, multirun=True)
-            notes.append(f"controls in the table: {', '.join(controls)}")
+        cfg = planner.plan(runs[0]).cfg
+        controls = cfg.controls
+        if "supervised" in controls and not planner.data(cfg).class_names:
+            controls = [control for control in controls if control != "supervised"]
+            notes.append("the data has no labels: no supervised control")
+        runs = expand(add_controls(overrides, controls), multirun=True)
     plans = list(dict.fromkeys(map(planner.plan, runs)))
     notes += sorted({f"not evaluated: {why}" for planned in plans for why in planned.run.skipped})
     return plans, notes
 
 
 def report(plans: Sequence[Planned], *, command: str) -> bool:
-    """Write and show the tables of the planned runs; returns whether any of these failed.
+    """Write and show the tables of the planned runs; returns whether all of these are complete.
 
     Finished runs of the same setting that lie in the run folders join the table.
     """
     runs = [planned.run for planned in plans]
     out = Path(plans[0].cfg.runs_dir) / "tables"
-    written = write_tables(
-        [*runs, *finished_beside(runs)], out, command=command, commit=git_state()[0]
-    )
+    try:
+        comparable = [*runs, *finished_beside(runs)]
+        written = write_tables(comparable, out, command=command, commit=git_state()[0])
+    except (ValueError, OSError) as error:
+        print(f"error: no tables: {error}", file=sys.stderr)
+        return False
     if written:
         print(terminal_text(written))
         print(f"tables: {', '.join(str(path) for path in written)}")
@@ -95,7 +101,7 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
     for run in unfinished:
         why = f"see {run.error_file}" if run.error_file.exists() else "it did not finish"
         print(f"error: {run.name} has no complete result; {why}", file=sys.stderr)
-    return bool(unfinished)
+    return not unfinished
 
 
 def _hydra() -> int:

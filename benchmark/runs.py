@@ -44,8 +44,8 @@ class Run:
 
     @property
     def name(self) -> str:
-        """How messages call the run."""
-        return f"{self.method} seed={self.seed}"
+        """How messages call the run: the end of its folder's path."""
+        return f"{self.folder.parent.name}/{self.folder.name}"
 
     @property
     def encoder_file(self) -> Path:

@@ -11,6 +11,9 @@ class NoMask(MaskingMethod):
     version = 1
     num_masks = 1
 
+    def __init__(self) -> None:
+        super().__init__()
+
     def forward(self, batch: Batch) -> Proposal:
         """Propose the empty mask."""
         b, _, h, w = batch.pixels.shape

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import pytest
 import torch
@@ -15,15 +14,6 @@ from tasks.knn import KNN
 CPU = torch.device("cpu")
 SIZE = 8
 MEAN, STD = (0.5, 0.4, 0.3), (0.25, 0.2, 0.3)
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than nets this small compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 class Flat(nn.Module):

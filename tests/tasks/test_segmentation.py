@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -18,15 +17,6 @@ from tasks.segmentation import FCN8s, Segmentation, confusion_matrix, intersecti
 CPU = torch.device("cpu")
 SIZE = 16
 SETTINGS: dict[str, Any] = {"epochs": 6, "lr": 0.05, "batch_size": 16}
-
-
-@pytest.fixture(autouse=True, scope="module")
-def _one_thread() -> Iterator[None]:
-    """Threads wait for each other longer than nets this small compute."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def dataset(train: Split, test: Split) -> Dataset:
