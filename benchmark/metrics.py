@@ -67,7 +67,8 @@ class StepBuffer:
             for name in names:
                 numbers = [next(values) for _ in range(terms[name].numel())]
                 if not all(map(math.isfinite, numbers)):
-                    raise NonFiniteLossError(f"step {step}: {name} is {numbers}; training stopped")
+                    shown = ", ".join(map(str, numbers))
+                    raise NonFiniteLossError(f"step {step}: {name} is {shown}; training stopped")
                 line[name] = numbers if terms[name].ndim else numbers[0]
             drained.append((step, line))
         self._steps.clear()
