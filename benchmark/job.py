@@ -25,7 +25,7 @@ from benchmark.contracts import Dataset, Encoder
 from benchmark.files import exclusive, read_json, sha256_of, write_atomically, write_json
 from benchmark.gallery import save_gallery
 from benchmark.plan import Planned, resolve_device
-from benchmark.pretrain import Pretraining, Schedule
+from benchmark.pretrain import Pretraining, Report, Schedule
 from benchmark.progress import Emit, Event
 from benchmark.provenance import collect, git_state
 from benchmark.runs import PlannedTask, Run, identity
@@ -49,7 +49,10 @@ def execute(planned: Planned, emit: Emit) -> bool:
     except Exception as error:
         say(f"FAILED: {error or type(error).__name__} (see {run.error_file})", finished=True)
         trace = traceback.format_exc()
-        write_atomically(run.error_file, lambda part: part.write_text(trace))
+        try:
+            write_atomically(run.error_file, lambda part: part.write_text(trace))
+        except OSError as full:  # the disk, as a rule; then the trace is all there is
+            say(f"{run.error_file} could not be written ({full.strerror}):\n{trace}")
         return False
     return True
 
@@ -74,6 +77,7 @@ class _Job:
     def run(self) -> None:
         """Every stage whose output is not there yet."""
         torch.set_num_threads(self.cfg.threads)
+        torch.backends.cudnn.deterministic = True
         encoder_sha256 = self._finished_pretraining()
         reused = ["pretraining"] if encoder_sha256 else []
         if not encoder_sha256:
@@ -142,7 +146,7 @@ class _Job:
         )
         return encoder_sha256
 
-    def _report_training(self, steps: int) -> Any:
+    def _report_training(self, steps: int) -> Report:
         def report(text: str, step: int, epoch_ended: bool) -> None:
             self.emit(Event(self.run_plan.name, text, step, steps, epoch_ended))
 

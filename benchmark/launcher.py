@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing as mp
 import os
+import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection, wait
@@ -74,6 +75,7 @@ def _start(context: mp.context.ForkServerContext, planned: Planned) -> _Worker:
 def _work(planned: Planned, events: Connection) -> None:
     from benchmark.job import execute
 
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
     execute(planned, events.send)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,9 @@ from benchmark.optim import set_learning_rate
 from benchmark.schedule import warmup_cosine
 from benchmark.streams import Streams, permutation
 from benchmark.trainer import Trainer
+
+# Called as report(state in words, steps done, whether an epoch has ended).
+Report = Callable[[str, int, bool], None]
 
 _SHOWN = {"loss": "loss", "mask_loss": "mask loss"}
 
@@ -135,12 +139,12 @@ class Pretraining:
             rehearsal.step(batch)
         return float(counter.get_total_flops()) / 2
 
-    def run(self, folder: Path, report: Any) -> dict[str, Any]:
+    def run(self, folder: Path, report: Report) -> dict[str, Any]:
         """Train to the end; returns the cost.
 
         Args:
             folder: of the run; gets ``metrics.jsonl`` and ``checkpoints/``.
-            report: called as ``report(text, step, epoch_ended)``.
+            report: is told how training goes.
 
         Raises:
             NonFiniteLossError: if a loss is not finite.
@@ -175,7 +179,14 @@ class Pretraining:
             "seconds": round(seconds, 3),
         }
 
-    def _epoch(self, epoch: int, log: MetricsLog, flops: float, seconds: Any, report: Any) -> None:
+    def _epoch(
+        self,
+        epoch: int,
+        log: MetricsLog,
+        flops: float,
+        seconds: Callable[[], float],
+        report: Report,
+    ) -> None:
         order = permutation(self.seed, "order", epoch, len(self.images), self.device)
         buffer = StepBuffer()
         sums: dict[str, float] = defaultdict(float)

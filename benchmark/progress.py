@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from types import TracebackType
 
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
 
 Emit = Callable[["Event"], None]
 
@@ -43,7 +43,6 @@ class Display:
             TextColumn("{task.fields[run]}", style="bold"),
             BarColumn(bar_width=20),
             TextColumn("{task.fields[text]}"),
-            TimeRemainingColumn(),
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,

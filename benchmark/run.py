@@ -36,7 +36,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = get_args_parser().parse_args(arguments)
     if options.help or options.hydra_help or options.cfg or options.info:
         return _hydra()
+    ignored = ("config_path", "config_name", "config_dir", "experimental_rerun")
     try:
+        for name in ignored:
+            if getattr(options, name, None):
+                flag = f"--{name.replace('_', '-')}"
+                raise UserError(f"{flag} is not supported; use hydra.searchpath=[file://DIR]")
         plans, notes = plan(options.overrides, multirun=options.multirun)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -88,7 +88,10 @@ def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
     for peer in by_setting.values():
         for config in sorted(peer.folder.parents[1].glob("*/seed*/config.yaml")):
             folder = config.parent
-            found = yaml.safe_load(config.read_text())["run"]
+            try:
+                found = yaml.safe_load(config.read_text())["run"]
+            except (yaml.YAMLError, KeyError, TypeError) as error:
+                raise ValueError(f"{config} is broken; delete its folder or mend it") from error
             if folder in planned or found["setting"] != peer.setting:
                 continue
             tasks = tuple(
