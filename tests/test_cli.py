@@ -8,12 +8,15 @@ import re
 import signal
 import subprocess
 import sys
+import tarfile
 import time
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 ROOT = Path(__file__).parents[1]
+CIFAR = ROOT.parent / "shared/data/cifar10-images.tar.xz"
 SMOKE = ("preset=smoke", "data.train_count=128", "data.test_count=64")
 LINEAR_ONLY = tuple(f"tasks.{t}=null" for t in ("finetune", "knn", "transfer", "segmentation"))
 
@@ -229,3 +232,28 @@ def test_run__unlabelled_folder_pretrains(tmp_path: Path) -> None:
     assert "not evaluated: linear: folder has no test split" in out
     assert "the data has no labels: no supervised control" in out
     assert list(tmp_path.glob("runs/folder/random-*/seed0/encoder.safetensors"))
+
+
+@pytest.mark.skipif(not CIFAR.exists(), reason=f"real images are missing: {CIFAR}")
+def test_sweep__real_cifar_images(tmp_path: Path) -> None:
+    taken: dict[str, int] = {}
+    with tarfile.open(CIFAR) as archive:
+        for member in archive:
+            label = Path(member.name).parent.name
+            if not member.isfile() or taken.get(label, 0) == 25:
+                continue
+            taken[label] = taken.get(label, 0) + 1
+            split = "train" if taken[label] <= 20 else "test"
+            target = tmp_path / split / label / Path(member.name).name
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.write_bytes(archive.extractfile(member).read())
+            if len(taken) == 10 and min(taken.values()) == 25:
+                break
+    line = ("-m", "preset=smoke", "data=folder", "data.train=train", "data.test=test")
+    out, _ = run(*line, "method=sequential", "seed=0", cwd=tmp_path)
+    assert "segmentation: folder has no pixel labels" in out
+    table = pd.read_csv(tmp_path / "runs/tables/table1.csv")
+    assert set(table["method"]) == {"+ Sequential", "Untrained", "Supervised"}
+    assert set(table["task"]) == {"linear", "finetune", "knn"}
+    assert table["mean"].between(0, 100).all()
+    assert list(tmp_path.glob("runs/.cache/*/*.npy"))

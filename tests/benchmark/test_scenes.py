@@ -16,7 +16,7 @@ CONF = Path(scenes.__file__).parent / "conf" / "data"
 
 # If a change of the data is wanted:
 #   python -c "from benchmark import scenes; print(scenes.load().fingerprint)"
-SCENES = "250665efd951fe2554fd59f582c8a7b4819eb0c232fb5e7de90f62eb792d9c27"
+SCENES = "3c58952ee2420b16f6a08ee1dcff00d2af31fa8a267a88306241f9ca14b588af"
 DIGITS = "36dd7d93a83eb071f25818d90b56a8c1d40efec62ed7fb98dccd64311c498f1f"
 
 

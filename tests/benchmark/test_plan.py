@@ -1,0 +1,144 @@
+"""What a run is called, what is compared with what, and what a sweep contains."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmark.contracts import UserError
+from benchmark.plan import Planned, Planner, add_controls, expand
+
+SMALL = ("data.train_count=128", "data.test_count=16")
+
+
+@pytest.fixture(scope="module")
+def planner() -> Planner:
+    return Planner()
+
+
+@pytest.fixture
+def plan(planner: Planner, tmp_path: Path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def of(*overrides: str) -> Planned:
+        return planner.plan([*SMALL, *overrides])
+
+    return of
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "seed=1",
+        "eval_seed=1",
+        "runs_dir=elsewhere",
+        "device=cpu",
+        "jobs=1",
+        "probe.enabled=false",
+        "log_every_steps=1",
+        "checkpoint_every_epochs=2",
+        "controls=[]",
+        "tasks.linear.epochs=3",
+        "mask_net.width=16",  # no net in this method
+    ],
+)
+def test_plan__hash_is_blind_to_what_changes_no_encoder(plan, change: str) -> None:
+    assert plan(change).run.hash8 == plan().run.hash8
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        "epochs=7",
+        "batch_size=32",
+        "precision=fp32",
+        "threads=2",
+        "batchnorm=adios",
+        "encoder.width=8",
+        "objective.temperature=0.1",
+        "augment.hue=0.2",
+        "encoder_optimiser.lr=1e-3",
+        "schedule.warmup_epochs=1",
+        "data.background_contrast=31",
+        "method=adios",
+    ],
+)
+def test_plan__hash_sees_what_changes_the_encoder(plan, change: str) -> None:
+    assert plan(change).run.hash8 != plan().run.hash8
+
+
+def test_plan__setting_is_shared_by_methods_and_objectives(plan) -> None:
+    settings = {
+        plan(o).run.setting
+        for o in ("seed=1", "method=adios", "objective=byol", "method=untrained")
+    }
+    assert settings == {plan().run.setting}
+    assert plan("epochs=7").run.setting != plan().run.setting
+
+
+def test_plan__controls_are_the_same_for_every_objective(plan) -> None:
+    supervised = plan("method=supervised").run
+    assert plan("method=supervised", "objective=byol").run.hash8 == supervised.hash8
+    assert plan("method=supervised", "epochs=7").run.hash8 != supervised.hash8
+
+
+def test_plan__result_folder_tells_protocol_and_data_apart(plan) -> None:
+    def folder(*overrides: str) -> str:
+        (task,) = [t for t in plan(*overrides).run.tasks if t.name == "transfer"]
+        return task.result.parent.name
+
+    assert folder() == folder("seed=3")
+    assert folder().startswith("transfer-digits-")
+    assert folder() != folder("tasks.transfer.epochs=3")
+    assert folder("data@tasks.transfer.data=scenes").startswith("transfer-scenes-")
+
+
+def test_plan__a_method_outside_the_suite_is_hashed_by_its_source(
+    plan, tmp_path: Path, monkeypatch
+) -> None:
+    source = """
+from benchmark.contracts import MaskingMethod, Proposal
+class Half(MaskingMethod):
+    version = 1
+    num_masks = 1
+    def __init__(self):
+        super().__init__()
+    def forward(self, batch):
+        return Proposal(batch.pixels[:, :1] * 0)
+"""
+    (tmp_path / "method").mkdir()
+    (tmp_path / "method/half.yaml").write_text("_target_: half_mask.Half\n")
+    module = tmp_path / "half_mask.py"
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = (f"hydra.searchpath=[file://{tmp_path}]", "method=half")
+    module.write_text(source)
+    first = plan(*line).run
+    assert first.method == "half"
+    module.write_text(source + "# a change\n")
+    assert plan(*line).run.hash8 != first.hash8
+
+
+def test_expand__is_a_product() -> None:
+    runs = expand(["method=a,b", "seed=0,1", "epochs=3"], multirun=True)
+    assert runs == [[f"method={m}", f"seed={s}", "epochs=3"] for m in "ab" for s in (0, 1)]
+
+
+def test_expand__needs_m_for_a_sweep() -> None:
+    with pytest.raises(UserError, match="add -m"):
+        expand(["seed=range(3)"], multirun=False)
+
+
+@pytest.mark.parametrize(
+    ("line", "methods"),
+    [
+        (["method=adios,random"], "method=adios,random,untrained,supervised"),
+        (["method=adios"], "method=adios,untrained,supervised"),
+        (["seed=0,1"], "method=none,untrained,supervised"),
+        (["method=untrained,none"], "method=untrained,none,supervised"),
+    ],
+)
+def test_add_controls__once_each(line: list[str], methods: str) -> None:
+    added = add_controls(line, ["untrained", "supervised"])
+    assert added[0] == methods
+    assert added[1:] == [o for o in line if not o.startswith("method=")]
