@@ -15,6 +15,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -45,6 +46,8 @@ class Augment:
         blur_kernel: taps of the blur.
         flip_prob: share of the images that are mirrored.
     """
+
+    version: ClassVar[int] = 1
 
     image_size: int
     min_scale: float = 0.08

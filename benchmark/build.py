@@ -5,7 +5,8 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import torch
 from torch import nn
@@ -21,19 +22,26 @@ from benchmark.streams import seeded
 from benchmark.trainer import Trainer
 
 Node = Mapping[str, Any]
+Kind = TypeVar("Kind")
 
 
-def target(node: Node) -> Any:
+def target(node: Any) -> Any:
     """The class or function that a node names.
 
     Raises:
         UserError: if it cannot be imported.
     """
-    module, _, name = node["_target_"].rpartition(".")
+    path = node.get("_target_") if isinstance(node, Mapping) else None
+    if not isinstance(path, str):
+        raise UserError(f"{node!r} names no _target_; choose one of the group's options")
+    module, _, name = path.rpartition(".")
     try:
-        return getattr(importlib.import_module(module), name)
+        found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError, ValueError) as error:
-        raise UserError(f"_target_ {node['_target_']!r} cannot be imported: {error}") from error
+        raise UserError(f"_target_ {path!r} cannot be imported: {error}") from error
+    if not (inspect.isclass(found) or inspect.isfunction(found)):
+        raise UserError(f"_target_ {path!r} is no class or function of Python")
+    return found
 
 
 def instantiate(node: Node, **runtime: Any) -> Any:
@@ -45,7 +53,13 @@ def instantiate(node: Node, **runtime: Any) -> Any:
     plugin = target(node)
     arguments = {k: v for k, v in node.items() if k != "_target_"}
     checked = _check_arguments(node["_target_"], plugin, arguments, runtime)
-    return plugin(**checked, **runtime)
+    try:
+        return plugin(**checked, **runtime)
+    except UserError:
+        raise
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"{node['_target_']} refuses {checked}: {reason}") from error
 
 
 def _check_arguments(
@@ -62,11 +76,25 @@ def _check_arguments(
     for key, value in arguments.items():
         if message := _mismatch(value, hints.get(key)):
             raise UserError(f"{name}: {key}={value!r} must be {message}")
-    return {k: float(v) if hints.get(k) is float else v for k, v in arguments.items()}
+    # A whole number for a float, or for a float or None, becomes one.
+    return {
+        key: float(value) if type(value) is int and _takes_float(hints.get(key)) else value
+        for key, value in arguments.items()
+    }
+
+
+def _takes_float(wanted: Any) -> bool:
+    union = get_origin(wanted) in (Union, UnionType)
+    return wanted is float or (union and float in get_args(wanted))
 
 
 def _mismatch(value: Any, wanted: Any) -> str | None:
     """What a scalar should have been; None if it is that, or if the type is no scalar's."""
+    if get_origin(wanted) in (Union, UnionType):  # int | None, say
+        problems = [_mismatch(value, part) for part in get_args(wanted)]
+        return problems[0] if value is not None and all(problems) else None
+    if wanted is NoneType:
+        return "null"
     if get_origin(wanted) is Literal:
         choices = get_args(wanted)
         return None if value in choices else f"one of {', '.join(map(str, choices))}"
@@ -83,17 +111,24 @@ def load_data(node: Node) -> Dataset:
     return dataset
 
 
-def build_task(node: Node) -> Task:
+def build_task(node: Any) -> Task:
     """Build a task; its ``data`` is the caller's to load."""
+    target(node)  # refuses what is no node
     task: Task = instantiate({k: v for k, v in node.items() if k != "data"})
-    return task
+    return _checked_kind(task, Task)
+
+
+def _checked_kind(built: Kind, kind: type) -> Kind:
+    if not isinstance(built, kind):
+        raise UserError(f"{type(built).__name__} is no {kind.__name__}; see benchmark.contracts")
+    return built
 
 
 def build_encoder(cfg: Config) -> Encoder:
     """The encoder as the seed initialises it, the same for every method and objective."""
     with seeded(cfg.seed, "init/encoder"):
         encoder: Encoder = instantiate(cfg.encoder)
-    return encoder
+    return _checked_kind(encoder, Encoder)
 
 
 def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
@@ -112,10 +147,12 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
         objective: Objective = (
             Supervised(encoder, feature_dim=feature_dim, num_classes=num_classes)
             if cfg.control == "supervised"
-            else instantiate(cfg.objective, encoder=encoder, feature_dim=feature_dim)
+            else _checked_kind(
+                instantiate(cfg.objective, encoder=encoder, feature_dim=feature_dim), Objective
+            )
         )
     with seeded(cfg.seed, "init/method"):
-        method: MaskingMethod = instantiate(cfg.method)
+        method = _checked_kind(instantiate(cfg.method), MaskingMethod)
     probe = None
     if cfg.probe.enabled and num_classes:
         with seeded(cfg.seed, "init/probe"):

@@ -32,23 +32,26 @@ def _parts(trainer: Trainer) -> dict[str, Any]:
     return parts
 
 
-def save_checkpoint(folder: Path, trainer: Trainer, epoch: int, position: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, owner: str, trainer: Trainer, epoch: int, position: dict[str, Any]
+) -> None:
     """Write the state after ``epoch`` epochs and keep the last two files.
 
     Args:
         folder: of the checkpoints.
+        owner: names configuration and seed; `load_checkpoint` asks for the same.
         trainer: whose state is saved.
         epoch: number of finished epochs.
         position: anything else that must go on from here.
     """
     state = {name: part.state_dict() for name, part in _parts(trainer).items()}
-    content = {"epoch": epoch, "position": position, "state": state}
+    content = {"owner": owner, "epoch": epoch, "position": position, "state": state}
     write_atomically(folder / f"epoch{epoch:05d}.pt", lambda part: torch.save(content, part))
     for old in sorted(folder.glob("epoch*.pt"))[:-_KEPT]:
         old.unlink()
 
 
-def load_checkpoint(folder: Path, trainer: Trainer) -> tuple[int, dict[str, Any]]:
+def load_checkpoint(folder: Path, owner: str, trainer: Trainer) -> tuple[int, dict[str, Any]]:
     """Put the newest state back; returns epochs done and position, ``(0, {})`` if there is none.
 
     Raises:
@@ -59,11 +62,15 @@ def load_checkpoint(folder: Path, trainer: Trainer) -> tuple[int, dict[str, Any]
         return 0, {}
     try:
         content = torch.load(files[-1], map_location="cpu", weights_only=True)
+        if content["owner"] != owner:
+            raise ValueError(f"it belongs to {content['owner']}, not to {owner}")
         for name, part in _parts(trainer).items():
-            part.load_state_dict(content["state"][name])
+            # The probe may be switched on at any time; it changes nothing but its own accuracy.
+            if name in content["state"] or not name.startswith("probe"):
+                part.load_state_dict(content["state"][name])
     except Exception as error:
         raise ValueError(
-            f"{files[-1]} is broken or of another run ({error}); delete it to go on without it"
+            f"{files[-1]} cannot be used ({error}); delete it to go on without it"
         ) from error
     return int(content["epoch"]), dict(content["position"])
 

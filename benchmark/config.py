@@ -129,7 +129,7 @@ def _first_cause(error: Exception, overrides: Sequence[str]) -> str:
 
 def _nearest(key: str, overrides: Sequence[str]) -> str:
     """A suggestion among the keys of the options chosen."""
-    choices = [o for o in overrides if o.split("=")[0] in GROUPS]
+    choices = [o for o in overrides if o.split("=")[0] in GROUPS or o.startswith("hydra.")]
     with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION_BASE):
         known = _keys(hydra.compose("config", choices))
     matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)

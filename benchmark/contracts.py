@@ -52,7 +52,8 @@ class Dataset:
         class_names: class k is ``class_names[k]``; empty without labels.
         mean: mean colour in [0, 1].
         std: standard deviation of colour in [0, 1].
-        fingerprint: SHA-256 of every pixel and label; enters the hash of each run.
+        fingerprint: SHA-256 of every pixel and label.
+        train_fingerprint: the same of the train split alone, all that an encoder depends on.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Dataset:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     fingerprint: str
+    train_fingerprint: str
 
     @property
     def image_size(self) -> int:
@@ -203,6 +205,13 @@ class Task(ABC):
     version: ClassVar[int]
     needs: ClassVar[Literal["labels", "pixel_labels"]]
     protocol: str
+
+    def check(self, encoder: nn.Module, data: Dataset) -> None:  # noqa: B027
+        """Refuse what would fail in `run`; called before anything is trained.
+
+        Raises:
+            UserError: if encoder and data do not suit the task.
+        """
 
     @abstractmethod
     def run(

@@ -74,7 +74,8 @@ def load(*, image_size: int = 32) -> Dataset:
     train, test = (_split(name, image_size) for name in ("train", "test"))
     statistics = channel_statistics(train.images)
     identity = fingerprint("digits", CLASS_NAMES, digests(train), digests(test))
-    return Dataset("digits", train, test, CLASS_NAMES, *statistics, identity)
+    train_identity = fingerprint("digits", CLASS_NAMES, digests(train))
+    return Dataset("digits", train, test, CLASS_NAMES, *statistics, identity, train_identity)
 
 
 def _split(name: Literal["train", "test"], image_size: int) -> Split:

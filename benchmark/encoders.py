@@ -21,7 +21,7 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
     """torchvision's ResNet with the stage widths scaled by ``width / 64`` and no classifier.
 
     Parameter names are torchvision's, so at width 64 with the imagenet stem the weights load
-    into ``torchvision.models.resnet18`` and its siblings.
+    into ``torchvision.models.resnet18`` and its siblings, which lack only ``fc`` then.
 
     Args:
         depth: 18, 34 or 50.
@@ -33,6 +33,7 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
         UserError: for a depth, width or stem that does not exist.
     """
 
+    version: ClassVar[int] = 1
     stems: ClassVar[tuple[str, ...]] = ("imagenet", "stride2", "small")
     bn1: nn.Module
     relu: nn.Module

@@ -59,7 +59,8 @@ def sha256_of(path: Path) -> str:
 def exclusive(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
     """Hold a folder for one process; a second one waits and then finds the work done.
 
-    The lock is the kernel's, so it goes with the process that holds it, however that ends.
+    The lock is the kernel's, so it goes with the process that holds it, however that ends. What
+    a killed holder left half-written is cleared away.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with (folder / ".lock").open("w") as file:
@@ -68,4 +69,6 @@ def exclusive(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
+        for leftover in folder.rglob(".*.part"):
+            leftover.unlink()
         yield

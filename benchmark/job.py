@@ -47,12 +47,12 @@ def execute(planned: Planned, emit: Emit) -> bool:
             run.error_file.unlink(missing_ok=True)
             _Job(planned, emit).run()
     except Exception as error:
-        say(f"FAILED: {error or type(error).__name__} (see {run.error_file})", finished=True)
         trace = traceback.format_exc()
         try:
             write_atomically(run.error_file, lambda part: part.write_text(trace))
         except OSError as full:  # the disk, as a rule; then the trace is all there is
             say(f"{run.error_file} could not be written ({full.strerror}):\n{trace}")
+        say(f"FAILED: {str(error) or type(error).__name__} (see {run.error_file})", finished=True)
         return False
     return True
 
@@ -72,6 +72,7 @@ class _Job:
         """The pretraining data, loaded when first needed."""
         if self._data is None:
             self._data = load_data(self.cfg.data)
+            _same_data(self._data.name, self._data.train_fingerprint, self.run_plan.fingerprint)
         return self._data
 
     def run(self) -> None:
@@ -94,6 +95,11 @@ class _Job:
             self._evaluate(task, encoder_sha256)
         self._say("done", finished=True)
 
+    @property
+    def _owner(self) -> str:
+        """What checkpoints and pretraining record must belong to."""
+        return f"{self.run_plan.hash8}/seed{self.run_plan.seed}"
+
     def _say(self, text: str, *, finished: bool = False) -> None:
         self.emit(Event(self.run_plan.name, text, finished=finished))
 
@@ -103,19 +109,21 @@ class _Job:
         encoder_file = self.run_plan.encoder_file
         if not record_file.exists() or not encoder_file.exists():
             return None
-        recorded: str = read_json(record_file).get("encoder_sha256", "")
-        if sha256_of(encoder_file) != recorded:
+        record = read_json(record_file)
+        if record.get("owner") != self._owner:
+            raise ValueError(f"{record_file} belongs to another run; delete it to train again")
+        if sha256_of(encoder_file) != record.get("encoder_sha256"):
             raise ValueError(
                 f"{encoder_file} is not the encoder that {record_file.name} beside it describes; "
                 "delete it to train again"
             )
-        return recorded
+        return str(record["encoder_sha256"])
 
     def _pretrain(self) -> str:
         run, cfg, folder = self.run_plan, self.cfg, self.run_plan.folder
         config = yaml.safe_dump({"run": identity(run), **asdict(cfg)}, sort_keys=False)
         write_atomically(folder / "config.yaml", lambda part: part.write_text(config))
-        write_json(folder / "provenance.json", collect(str(self.device)))
+        commit, dirty = self._note_attempt()
         cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
         if cfg.control == "untrained":
             encoder: nn.Module = build_encoder(cfg)
@@ -134,7 +142,7 @@ class _Job:
                 log_every_steps=cfg.log_every_steps,
                 checkpoint_every_epochs=cfg.checkpoint_every_epochs,
             )
-            cost = training.run(folder, self._report_training(training.steps))
+            cost = training.run(folder, self._owner, self._report_training(training.steps))
             encoder = trainer.encoder
             if run.method != "none" and run.control is None:
                 save_gallery(folder / "masks" / "gallery.png", trainer.method, training)
@@ -142,9 +150,22 @@ class _Job:
         encoder_sha256 = sha256_of(run.encoder_file)
         write_json(
             run.pretraining_file,
-            {"hash8": run.hash8, "encoder_sha256": encoder_sha256, "cost": cost},
+            {
+                "owner": self._owner,
+                "encoder_sha256": encoder_sha256,
+                "cost": cost,
+                "commit": commit,
+                "dirty": dirty,
+            },
         )
         return encoder_sha256
+
+    def _note_attempt(self) -> tuple[str | None, bool]:
+        """Add this attempt's surroundings to the run's provenance; returns the code's state."""
+        file = self.run_plan.folder / "provenance.json"
+        attempts = read_json(file)["attempts"] if file.exists() else []
+        write_json(file, {"attempts": [*attempts, collect(str(self.device))]})
+        return git_state()
 
     def _report_training(self, steps: int) -> Report:
         def report(text: str, step: int, epoch_ended: bool) -> None:
@@ -161,6 +182,7 @@ class _Job:
         started = time.monotonic()
         node = self.cfg.tasks[task.name]
         data = load_data(node["data"]) if node["data"] else self.data
+        _same_data(data.name, data.fingerprint, task.fingerprint)
         protocol = build_task(node)
         result = protocol.run(
             self._encoder(),
@@ -169,6 +191,7 @@ class _Job:
             device=self.device,
         )
         commit, dirty = git_state()
+        encoder_record = read_json(self.run_plan.pretraining_file)
         write_json(
             task.result,
             {
@@ -187,6 +210,8 @@ class _Job:
                 },
                 "commit": commit,
                 "dirty": dirty,
+                "encoder_commit": encoder_record["commit"],
+                "encoder_dirty": encoder_record["dirty"],
             },
         )
         name, value = next(iter(result.metrics.items()))
@@ -207,11 +232,17 @@ def _whole_result(task: PlannedTask, encoder_sha256: str, cfg: Config) -> bool:
         "encoder_sha256": encoder_sha256,
         "eval_seed": cfg.eval_seed,
         "pretrain_seed": cfg.seed,
+        "data_fingerprint": task.fingerprint,
     }
     found = {key: result.get(key) for key in ("eval_seed", "pretrain_seed")}
-    found["encoder_sha256"] = result.get("inputs", {}).get("encoder_sha256")
+    found |= result.get("inputs", {})
     if "metrics" not in result or found != expected:
         raise ValueError(
-            f"{path} was made from another encoder or seed; delete it to evaluate again"
+            f"{path} was made from another encoder, seed or data; delete it to evaluate again"
         )
     return True
+
+
+def _same_data(name: str, found: str, planned: str) -> None:
+    if found != planned:
+        raise ValueError(f"data set {name} has changed since the run was planned; start again")

@@ -55,7 +55,7 @@ def launch(plans: Sequence[Planned], jobs: int, emit: Emit) -> None:
             for worker in [w for w in workers if w.events in ready]:
                 try:
                     emit(worker.events.recv())
-                except EOFError:
+                except (EOFError, OSError):  # the end, or death in the middle of a message
                     workers.remove(worker)
                     _finish(worker, emit)
     finally:

@@ -23,6 +23,11 @@ class MetricsLog:
     def __init__(self, path: Path, offset: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._file = path.open("a+b")
+        if os.fstat(self._file.fileno()).st_size < offset:
+            raise ValueError(
+                f"{path} is shorter than its checkpoint says; delete checkpoints/ beside it "
+                "to train again"
+            )
         self._file.truncate(offset)
 
     def write(self, line: dict[str, Any]) -> None:

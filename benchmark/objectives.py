@@ -29,7 +29,8 @@ def nt_xent(
     Eq. 1 of the seed paper is this loss with a masked second view; it omits the temperature.
     """
     z = F.normalize(full_precision(torch.cat([z0, z1])), dim=1)
-    similarity = z @ z.T / temperature
+    with torch.autocast(z.device.type, enabled=False):  # it would multiply in bf16
+        similarity = z @ z.T / temperature
     similarity = similarity.masked_fill(
         torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf
     )
@@ -52,6 +53,12 @@ def _graph(adversary: bool) -> torch.autograd.grad_mode.set_grad_enabled:
     return torch.set_grad_enabled(torch.is_grad_enabled() and not adversary)
 
 
+def _check_dims(**dims: int) -> None:
+    for name, dim in dims.items():
+        if dim < 1:
+            raise UserError(f"objective.{name}={dim} must be at least 1")
+
+
 class SimCLR(Objective):
     """SimCLR with the two-layer projector of the ADIOS code (no BatchNorm)."""
 
@@ -69,6 +76,7 @@ class SimCLR(Objective):
         super().__init__()
         if temperature <= 0:
             raise UserError(f"objective.temperature={temperature} must be above 0")
+        _check_dims(hidden_dim=hidden_dim, output_dim=output_dim)
         self.temperature = temperature
         self.projector = nn.Sequential(
             nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim)
@@ -110,12 +118,13 @@ class BYOL(Objective):
         feature_dim: int,
         hidden_dim: int = 4096,
         output_dim: int = 256,
-        predictor_dim: int = 4096,
+        predictor_dim: int = 8192,
         base_decay: float = 0.99,
     ) -> None:
         super().__init__()
         if not 0 <= base_decay <= 1:
             raise UserError(f"objective.base_decay={base_decay} must lie in [0, 1]")
+        _check_dims(hidden_dim=hidden_dim, output_dim=output_dim, predictor_dim=predictor_dim)
         self.base_decay = base_decay
         self.projector = _mlp(feature_dim, hidden_dim, output_dim)
         self.predictor = _mlp(output_dim, predictor_dim, output_dim)
@@ -162,6 +171,7 @@ class SimSiam(Objective):
         predictor_dim: int = 512,
     ) -> None:
         super().__init__()
+        _check_dims(hidden_dim=hidden_dim, predictor_dim=predictor_dim)
         self.projector = nn.Sequential(
             nn.Linear(feature_dim, hidden_dim, bias=False),
             nn.BatchNorm1d(hidden_dim),

@@ -31,6 +31,8 @@ def build_optimiser(
     for key, value in (("lr", lr), ("momentum", momentum), ("weight_decay", weight_decay)):
         if value < 0:
             raise UserError(f"optimiser {key}={value} must not be negative")
+    if momentum >= 1:
+        raise UserError(f"optimiser momentum={momentum} must be below 1")
     parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
     matrices: dict[str, Any] = {
         "params": [p for p in parameters if p.ndim > 1],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import re
 import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -18,8 +19,9 @@ from omegaconf import DictConfig, OmegaConf
 
 from benchmark.build import build_task, build_trainer, instantiate, load_data, target
 from benchmark.config import Config, compose, one_sentence
-from benchmark.contracts import Dataset, UserError
+from benchmark.contracts import Dataset, Encoder, UserError
 from benchmark.runs import PlannedTask, Run
+from benchmark.trainer import Trainer
 
 _SUITE = Path(__file__).resolve().parents[1]
 # Keys of the configuration that change results; data enters by its fingerprint, not its path.
@@ -28,7 +30,8 @@ _RESULT_KEYS = (
     "schedule", "epochs", "batch_size", "batchnorm", "precision", "threads", "control",
 )  # fmt: skip
 CONTROLS = ("untrained", "supervised")
-_VERSIONED = ("method", "objective", "encoder")
+_VERSIONED = ("method", "objective", "encoder", "augment")
+_PACKAGES = ("benchmark", "methods", "tasks")
 
 
 @dataclass(frozen=True)
@@ -47,28 +50,18 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
     """
     with one_sentence():
         parsed = OverridesParser.create().parse_overrides(list(overrides))
-    swept = [o.input_line for o in parsed if o.is_sweep_override()]
-    if swept and not multirun:
-        raise UserError(f"{swept[0]!r} lists several values; add -m to run a sweep")
-    if not multirun:
-        return [list(overrides)]
-    return [list(run) for batch in BasicSweeper.split_arguments(parsed, None) for run in batch]
+        swept = [o.input_line for o in parsed if o.is_sweep_override()]
+        if swept and not multirun:
+            raise UserError(f"{swept[0]!r} lists several values; add -m to run a sweep")
+        if not multirun:
+            return [list(overrides)]
+        return [list(run) for batch in BasicSweeper.split_arguments(parsed, None) for run in batch]
 
 
-def add_controls(overrides: Sequence[str], controls: Sequence[str]) -> list[str]:
-    """Append the controls to the methods that a sweep compares."""
-    parsed = OverridesParser.create().parse_overrides(list(overrides))
-    methods = ["none"]
-    for override in parsed:
-        if override.key_or_group == "method":
-            methods = (
-                [str(v) for v in override.sweep_string_iterator()]
-                if override.is_sweep_override()
-                else [str(override.value())]
-            )
-    others = [o for o in overrides if not o.startswith("method=")]
-    added = [c for c in controls if c not in methods]
-    return [f"method={','.join([*methods, *added])}", *others]
+def control_line(overrides: Sequence[str], controls: Sequence[str]) -> list[str]:
+    """The same sweep over the controls, which know no options of the methods compared."""
+    others = [o for o in overrides if not re.match(r"[+~]*method[.=]", o)]
+    return [f"method={','.join(controls)}", *others]
 
 
 class Planner:
@@ -76,7 +69,7 @@ class Planner:
 
     def __init__(self) -> None:
         self._datasets: dict[str, Dataset] = {}
-        self._checked: set[str] = set()
+        self._trainers: dict[str, Trainer] = {}
 
     def plan(self, overrides: Sequence[str]) -> Planned:
         """Compose, check and name one run.
@@ -90,17 +83,21 @@ class Planner:
             cfg = _typed(composed)
         _check_numbers(cfg)
         data = self.data(cfg)
+        if cfg.control not in (None, *CONTROLS):
+            raise UserError(f"control={cfg.control} is not one of null, {', '.join(CONTROLS)}")
         if cfg.control == "supervised" and not data.class_names:
             raise UserError(f"method=supervised needs labels, and {data.name} has none")
         payload = _result_payload(cfg, data)
-        # Controls ignore the objective, so a sweep over objectives shares them.
-        own = {k: v for k, v in payload.items() if not (cfg.control and k == "objective")}
+        trainer = self._trainer(cfg, data, payload)
+        own = dict(payload)
+        if cfg.control:  # a sweep over objectives shares its controls
+            del own["objective"]
+        if trainer.mask_optimiser is None:
+            del own["mask_optimiser"]
         hash8 = _hash(own)
         folder = Path(cfg.runs_dir) / data.name / f"{choices.method}-{hash8}" / f"seed{cfg.seed}"
-        if hash8 not in self._checked:
-            _check_builds(cfg, data)
-        tasks, skipped = self._tasks(cfg, data, folder)
-        self._checked.add(hash8)
+        check_writable(folder)
+        tasks, skipped = self._tasks(cfg, data, trainer.encoder, folder)
         setting = {k: v for k, v in payload.items() if k not in ("method", "objective", "control")}
         run = Run(
             method=choices.method,
@@ -110,6 +107,7 @@ class Planner:
             preset=choices.preset,
             seed=cfg.seed,
             control=cfg.control,
+            fingerprint=data.train_fingerprint,
             hash8=hash8,
             setting=_hash(setting),
             folder=folder,
@@ -128,18 +126,37 @@ class Planner:
             self._datasets[key] = load_data(node)
         return self._datasets[key]
 
+    def _trainer(self, cfg: Config, data: Dataset, payload: Mapping[str, Any]) -> Trainer:
+        """Everything built once: the parts' constructors know what they refuse."""
+        key = _hash(payload)
+        if key not in self._trainers:
+            if cfg.batch_size > len(data.train):
+                raise UserError(
+                    f"batch_size={cfg.batch_size} exceeds the {len(data.train)} training images "
+                    f"of {data.name}; choose at most that many"
+                )
+            instantiate(cfg.augment)
+            self._trainers[key] = build_trainer(cfg, data, resolve_device(cfg.device))
+        return self._trainers[key]
+
     def _tasks(
-        self, cfg: Config, data: Dataset, folder: Path
+        self, cfg: Config, data: Dataset, encoder: Encoder, folder: Path
     ) -> tuple[tuple[PlannedTask, ...], tuple[str, ...]]:
         planned, skipped = [], []
         for name, node in cfg.tasks.items():
             if node is None:  # switched off with tasks.NAME=null
                 continue
             task = build_task(node)
-            task_data = self._load(node["data"]) if node["data"] else data
+            if isinstance(node.get("data"), str):
+                raise UserError(
+                    f"tasks.{name}.data={node['data']} is no data set; "
+                    f"choose one with data@tasks.{name}.data={node['data']}"
+                )
+            task_data = self._load(node["data"]) if node.get("data") else data
             if reason := lacks(task_data, task.needs):
                 skipped.append(f"{name}: {reason}")
                 continue
+            task.check(encoder, task_data)
             hash8 = _hash(
                 {
                     "task": {k: v for k, v in node.items() if k != "data"},
@@ -148,7 +165,8 @@ class Planner:
                 }
             )
             file = folder / "results" / f"{name}-{task_data.name}-{hash8}" / f"seed{cfg.eval_seed}"
-            planned.append(PlannedTask(name, task_data.name, file.with_suffix(".json")))
+            result = file.with_suffix(".json")
+            planned.append(PlannedTask(name, task_data.name, task_data.fingerprint, result))
         return tuple(planned), tuple(skipped)
 
 
@@ -181,13 +199,13 @@ def check_writable(folder: Path) -> None:
     Raises:
         UserError: naming the folder that is in the way.
     """
-    existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
     try:
+        existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
         with tempfile.TemporaryFile(dir=existing):
             pass
     except OSError as error:
         raise UserError(
-            f"runs_dir={folder} cannot be written ({error.strerror}); choose another runs_dir"
+            f"{folder} cannot be written ({error.strerror}); choose another runs_dir"
         ) from error
 
 
@@ -221,25 +239,17 @@ def _check_numbers(cfg: Config) -> None:
             raise UserError(f"schedule.{key}={getattr(cfg.schedule, key)} must not be negative")
     if unknown := set(cfg.controls) - set(CONTROLS):
         raise UserError(f"controls={cfg.controls}: {unknown.pop()} is not one of {CONTROLS}")
+    if cfg.probe.lr < 0:
+        raise UserError(f"probe.lr={cfg.probe.lr} must not be negative")
+    resolve_device(cfg.device)
     check_writable(Path(cfg.runs_dir))
-
-
-def _check_builds(cfg: Config, data: Dataset) -> None:
-    """Build every part once: their constructors know what they refuse."""
-    if cfg.batch_size > len(data.train):
-        raise UserError(
-            f"batch_size={cfg.batch_size} exceeds the {len(data.train)} training images of "
-            f"{data.name}; choose at most that many"
-        )
-    instantiate(cfg.augment)
-    build_trainer(cfg, data, resolve_device(cfg.device))
 
 
 def _result_payload(cfg: Config, data: Dataset) -> dict[str, Any]:
     """Everything that changes the encoder of a given seed."""
     values = asdict(cfg)
     payload: dict[str, Any] = {key: values[key] for key in _RESULT_KEYS}
-    payload["data"] = data.fingerprint
+    payload["data"] = data.train_fingerprint
     for key in _VERSIONED:
         payload[key] = {**values[key], "version": _version(values[key])}
     return payload
@@ -248,12 +258,24 @@ def _result_payload(cfg: Config, data: Dataset) -> dict[str, Any]:
 def _version(node: Mapping[str, Any]) -> int | str | None:
     """The version that a plug-in declares, or the hash of its source if it is not the suite's."""
     plugin = target(node)
-    source = Path(inspect.getsourcefile(plugin) or "").resolve()
-    if source.is_relative_to(_SUITE):
+    try:
+        source = Path(inspect.getsourcefile(plugin) or "").resolve()
+    except TypeError as error:  # built into the interpreter
+        raise UserError(f"_target_ {node['_target_']!r} is no plug-in") from error
+    if any(source.is_relative_to(_SUITE / package) for package in _PACKAGES):
         return getattr(plugin, "version", None)
     return hashlib.sha256(source.read_bytes()).hexdigest()
 
 
 def _hash(payload: Mapping[str, Any]) -> str:
-    text = json.dumps(payload, sort_keys=True)
+    text = json.dumps(_canonical(payload), sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()[:8]
+
+
+def _canonical(value: Any) -> Any:
+    """1.0 and 1 are the same setting."""
+    if isinstance(value, Mapping):
+        return {key: _canonical(v) for key, v in value.items()}
+    if isinstance(value, list | tuple):
+        return [_canonical(v) for v in value]
+    return int(value) if isinstance(value, float) and value.is_integer() else value

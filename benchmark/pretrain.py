@@ -139,18 +139,19 @@ class Pretraining:
             rehearsal.step(batch)
         return float(counter.get_total_flops()) / 2
 
-    def run(self, folder: Path, report: Report) -> dict[str, Any]:
+    def run(self, folder: Path, owner: str, report: Report) -> dict[str, Any]:
         """Train to the end; returns the cost.
 
         Args:
             folder: of the run; gets ``metrics.jsonl`` and ``checkpoints/``.
+            owner: names configuration and seed in the checkpoints.
             report: is told how training goes.
 
         Raises:
             NonFiniteLossError: if a loss is not finite.
         """
         checkpoints = folder / "checkpoints"
-        first_epoch, position = load_checkpoint(checkpoints, self.trainer)
+        first_epoch, position = load_checkpoint(checkpoints, owner, self.trainer)
         log = MetricsLog(folder / "metrics.jsonl", position.get("metrics_bytes", 0))
         flops = self.flops_per_image() if self.steps else 0.0
         seconds_before = float(position.get("seconds", 0.0))
@@ -164,7 +165,7 @@ class Pretraining:
                 self._epoch(epoch, log, flops, seconds, report)
                 if (epoch + 1) % self.checkpoint_every_epochs == 0 or epoch + 1 == self.epochs:
                     state = {"metrics_bytes": log.flush(), "seconds": seconds()}
-                    save_checkpoint(checkpoints, self.trainer, epoch + 1, state)
+                    save_checkpoint(checkpoints, owner, self.trainer, epoch + 1, state)
         finally:
             log.close()
         return self._cost(self.steps, flops, seconds())

@@ -17,7 +17,7 @@ _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", 
 
 @cache
 def git_state() -> tuple[str | None, bool]:
-    """Commit of the suite's own checkout, None outside one, and whether it has changes."""
+    """Commit of the suite's checkout, None outside one; whether tracked files have changes."""
     here = Path(__file__).resolve().parents[1]
 
     def git(*arguments: str) -> str | None:
@@ -32,7 +32,7 @@ def git_state() -> tuple[str | None, bool]:
     if not (here / ".git").exists():  # installed: do not report a repository around it
         return None, False
     commit = git("rev-parse", "HEAD")
-    return commit, bool(commit and git("status", "--porcelain"))
+    return commit, bool(commit and git("status", "--porcelain", "--untracked-files=no"))
 
 
 def collect(device: str) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE
 from benchmark.contracts import UserError
 from benchmark.job import execute
 from benchmark.launcher import default_jobs, launch
-from benchmark.plan import Planned, Planner, add_controls, expand
+from benchmark.plan import Planned, Planner, control_line, expand
 from benchmark.progress import Display
 from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
@@ -35,7 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = get_args_parser().parse_args(arguments)
     if options.help or options.hydra_help or options.cfg or options.info:
-        return _hydra()
+        return _hydra(arguments)
     ignored = ("config_path", "config_name", "config_dir", "experimental_rerun")
     try:
         for name in ignored:
@@ -80,10 +80,34 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], li
         if "supervised" in controls and not planner.data(cfg).class_names:
             controls = [control for control in controls if control != "supervised"]
             notes.append("the data has no labels: no supervised control")
-        runs = expand(add_controls(overrides, controls), multirun=True)
-    plans = list(dict.fromkeys(map(planner.plan, runs)))
+        if controls:
+            runs += expand(control_line(overrides, controls), multirun=True)
+    # Two lines may lead to one run: a control under two objectives, say.
+    planned_runs = map(planner.plan, runs)
+    plans = list({(p.run.folder, p.run.tasks): p for p in planned_runs}.values())
+    _refuse_ambiguous(plans)
     notes += sorted({f"not evaluated: {why}" for planned in plans for why in planned.run.skipped})
     return plans, notes
+
+
+def _refuse_ambiguous(plans: Sequence[Planned]) -> None:
+    """One cell of a table must not mix protocols, nor one column data sets."""
+    protocols: dict[tuple[str, ...], Path] = {}
+    data_sets: dict[str, str] = {}
+    for run in (planned.run for planned in plans):
+        if data_sets.setdefault(run.data, run.fingerprint) != run.fingerprint:
+            raise UserError(
+                f"the sweep has two data sets called {run.data}, which would share a column; "
+                "run one after the other, with another runs_dir"
+            )
+        for task in run.tasks:
+            cell = (run.hash8, str(run.seed), task.name, task.data)
+            folder = task.result.parent
+            if protocols.setdefault(cell, folder) != folder:
+                raise UserError(
+                    f"the sweep has two protocols of tasks.{task.name}, which would share a cell; "
+                    "run one after the other, with another runs_dir"
+                )
 
 
 def report(plans: Sequence[Planned], *, command: str) -> bool:
@@ -94,13 +118,15 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
     runs = [planned.run for planned in plans]
     out = Path(plans[0].cfg.runs_dir) / "tables"
     try:
-        comparable = [*runs, *finished_beside(runs)]
-        written = write_tables(comparable, out, command=command, commit=git_state()[0])
+        beside = list(finished_beside(runs))
+        written = write_tables([*runs, *beside], out, command=command, commit=git_state()[0])
     except (ValueError, OSError) as error:
         print(f"error: no tables: {error}", file=sys.stderr)
         return False
     if written:
         print(terminal_text(written))
+        if beside:
+            print(f"with {len(beside)} comparable runs of earlier commands")
         print(f"tables: {', '.join(str(path) for path in written)}")
     unfinished = [run for run in runs if not run.complete]
     for run in unfinished:
@@ -109,8 +135,9 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
     return not unfinished
 
 
-def _hydra() -> int:
+def _hydra(arguments: Sequence[str]) -> int:
     """Hydra's own answers: --help, --cfg, --info and the like."""
+    sys.argv = [sys.argv[0], *arguments]  # where Hydra reads them
 
     @hydra.main(f"pkg://{CONFIG_MODULE}", "config", version_base=HYDRA_VERSION_BASE)
     def answer(_cfg: DictConfig) -> None:

@@ -5,16 +5,25 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 
 @dataclass(frozen=True)
 class PlannedTask:
-    """One evaluation of one run, and the file that will hold its result."""
+    """One evaluation of one run, and the file that will hold its result.
+
+    Attributes:
+        name: of the task in the configuration.
+        data: name of the data set that it scores on.
+        fingerprint: of that data set.
+        result: the file.
+    """
 
     name: str
     data: str
+    fingerprint: str
     result: Path
 
 
@@ -25,6 +34,7 @@ class Run:
     Attributes:
         folder: ``runs/<data>/<method>-<hash8>/seed<k>``.
         setting: hash of everything but method and seed: runs that share it are comparable.
+        fingerprint: of the training split, see `benchmark.contracts.Dataset`.
         control: "untrained" or "supervised" for the two controls, else None.
         skipped: tasks that cannot run on this data, with the reason.
     """
@@ -36,6 +46,7 @@ class Run:
     preset: str
     seed: int
     control: str | None
+    fingerprint: str
     hash8: str
     setting: str
     folder: Path
@@ -69,34 +80,41 @@ class Run:
         return not self.error_file.exists() and all(path.exists() for path in outputs)
 
 
+# What config.yaml repeats of a run's plan, so that the folder can be found and read again.
+_IDENTITY = (
+    "method", "objective", "encoder", "data", "preset", "seed", "control", "fingerprint", "hash8",
+    "setting",
+)  # fmt: skip
+
+
 def identity(run: Run) -> dict[str, str | int | None]:
     """What a run folder must note of its plan to be found again."""
-    keys = (
-        "method", "objective", "encoder", "data", "preset", "seed", "control", "hash8", "setting",
-    )  # fmt: skip
-    return {key: getattr(run, key) for key in keys}
+    return {key: getattr(run, key) for key in _IDENTITY}
 
 
 def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
-    """Finished runs in the folders of the planned ones that are comparable with them.
+    """Runs in the folders of the planned ones that are comparable with them.
 
-    Comparable is what shares the setting of a planned run; it is shown with the tasks of that
-    run, as far as their results are there.
+    Comparable is what shares the setting of a planned run. It comes with those of that run's
+    tasks whose results are there. Folders that hold something else are passed over.
     """
     planned = {run.folder for run in runs}
-    by_setting = {run.setting: run for run in runs}
-    for peer in by_setting.values():
+    for peer in {run.setting: run for run in runs}.values():
         for config in sorted(peer.folder.parents[1].glob("*/seed*/config.yaml")):
             folder = config.parent
-            try:
-                found = yaml.safe_load(config.read_text())["run"]
-            except (yaml.YAMLError, KeyError, TypeError) as error:
-                raise ValueError(f"{config} is broken; delete its folder or mend it") from error
-            if folder in planned or found["setting"] != peer.setting:
+            found = _read_identity(config)
+            if folder in planned or found is None or found["setting"] != peer.setting:
                 continue
-            tasks = tuple(
-                replace(t, result=folder / t.result.relative_to(peer.folder)) for t in peer.tasks
-            )
-            run = Run(folder=folder, tasks=tasks, **found)
-            if run.complete:
-                yield run
+            results = {t: folder / t.result.relative_to(peer.folder) for t in peer.tasks}
+            tasks = tuple(replace(t, result=r) for t, r in results.items() if r.exists())
+            if tasks:
+                yield Run(folder=folder, tasks=tasks, **found)
+
+
+def _read_identity(config: Path) -> dict[str, Any] | None:
+    """The identity in a config.yaml, None if the file is none of ours."""
+    try:
+        found = yaml.safe_load(config.read_text())["run"]
+    except (yaml.YAMLError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, dict) and set(found) == set(_IDENTITY) else None

@@ -110,7 +110,8 @@ def load(
     train, test = build("train", train_count), build("test", test_count)
     statistics = channel_statistics(train.images)
     identity = fingerprint("scenes", CLASS_NAMES, digests(train), digests(test))
-    return Dataset("scenes", train, test, CLASS_NAMES, *statistics, identity)
+    train_identity = fingerprint("scenes", CLASS_NAMES, digests(train))
+    return Dataset("scenes", train, test, CLASS_NAMES, *statistics, identity, train_identity)
 
 
 class _Draws:

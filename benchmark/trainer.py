@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from benchmark.batchnorm import running_statistics
-from benchmark.contracts import Batch, Images, MaskingMethod, Masks, Objective
+from benchmark.contracts import Batch, Encoder, Images, MaskingMethod, Masks, Objective
 from benchmark.precision import autocast
 from benchmark.probe import OnlineProbe
 
@@ -36,7 +36,7 @@ class Trainer:
         precision: "fp32" or "bf16".
     """
 
-    encoder: nn.Module
+    encoder: Encoder
     objective: Objective
     method: MaskingMethod
     probe: OnlineProbe | None
@@ -92,7 +92,7 @@ class Trainer:
         """
         assert self.mask_optimiser is not None
         loss, _, _ = self._losses(batch, masks, adversary=True)
-        mask_loss = torch.stack(list(penalties.values())).sum() - loss
+        mask_loss = sum(penalties.values(), start=-loss)
         parameters = [p for p in self.method.parameters() if p.requires_grad]
         for p, gradient in zip(parameters, torch.autograd.grad(mask_loss, parameters), strict=True):
             p.grad = gradient

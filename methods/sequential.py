@@ -94,6 +94,7 @@ class Sequential(MaskingMethod):
             ("budget_weight", budget_weight),
             ("overlap_weight", overlap_weight),
             ("consistency_weight", consistency_weight),
+            ("penalty_size", penalty_size),
         ):
             if weight < 0:
                 raise UserError(f"method.{key}={weight} must not be negative")

@@ -31,9 +31,13 @@ COLUMNS = (
     "control",
     "commit",
     "dirty",
+    "encoder_commit",  # of the code that pretrained
+    "encoder_dirty",
     "protocol",
     "path",
 )
+
+_CODE = ("encoder_commit", "encoder_dirty", "commit", "dirty")
 
 # Names whose capitals cannot be guessed; everything else is spelled from its file name.
 SPELLING = {
@@ -170,8 +174,7 @@ def _outcome(run: Run, task: PlannedTask) -> dict[str, Any]:
         "status": "ok",
         "metric": metric,
         "value": float(value),
-        "commit": result["commit"],
-        "dirty": result["dirty"],
+        **{key: result[key] for key in _CODE},
         "protocol": result["protocol"],
     }
 
@@ -193,7 +196,7 @@ def _refuse_two_protocols(frame: pd.DataFrame) -> None:
 def _read(path: Path) -> dict[str, Any]:
     """Load a result file and check what the reports rely on."""
     result = read_json(path)
-    needed = ("task", "data", "pretrain_seed", "metrics", "protocol", "commit", "dirty")
+    needed = ("task", "data", "pretrain_seed", "metrics", "protocol", *_CODE)
     absent = [key for key in needed if key not in result]
     metrics = result.get("metrics")
     if absent:

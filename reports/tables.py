@@ -204,7 +204,11 @@ def _notes(frame: pd.DataFrame, columns: Sequence[Column], commit: str | None) -
 
 def _commits(done: pd.DataFrame, *, dirty: str, length: int | None = None) -> list[str]:
     """States of the code behind finished results, first used first."""
-    states = zip(done["commit"], done["dirty"], strict=True)
+    states = [
+        state
+        for kind in ("encoder_", "")
+        for state in zip(done[f"{kind}commit"], done[f"{kind}dirty"], strict=True)
+    ]
     names = (
         ("unknown" if pd.isna(commit) else commit[:length]) + (dirty if changed else "")
         for commit, changed in states

@@ -73,6 +73,8 @@ class Classification(Task):
             )
         if freeze and head_lr is not None:
             raise UserError(f"linear: head_lr={head_lr} has no body to differ from; set lr instead")
+        if head_lr is not None and head_lr < 0:
+            raise UserError(f"finetune: head_lr={head_lr} must not be negative")
         if not 0 < min_scale <= 1:
             raise UserError(f"{purpose}: min_scale={min_scale} must be above 0 and at most 1")
         if not 0 <= flip_prob <= 1:

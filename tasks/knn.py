@@ -48,17 +48,21 @@ class KNN(Task):
             "un-augmented test images."
         )
 
+    def check(self, encoder: nn.Module, data: Dataset) -> None:
+        """Refuse more neighbours than there are images."""
+        if self.k > len(data.train):
+            raise UserError(
+                f"knn: k={self.k} exceeds the {len(data.train)} training images of "
+                f"{data.name!r}; choose a smaller k"
+            )
+
     def run(
         self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
         """Look up each test sample in the train split; ``eval_seed`` has no influence."""
         images, labels = examples(data, "train", "labels")
         test_images, test_labels = examples(data, "test", "labels")
-        if self.k > len(images):
-            raise UserError(
-                f"knn: k={self.k} exceeds the {len(images)} training images of {data.name!r}; "
-                "choose a smaller k"
-            )
+        self.check(encoder, data)
         inputs = Inputs(data.mean, data.std, device)
         body = working_copy(encoder, device, freeze=True)
         with unchanged(body):

@@ -82,7 +82,7 @@ class Segmentation(Task):
         *,
         epochs: int,
         lr: float,
-        batch_size: int = 32,
+        batch_size: int = 16,
         freeze: bool = False,
         head_lr: float | None = None,
         momentum: float = 0.9,
@@ -92,6 +92,8 @@ class Segmentation(Task):
     ) -> None:
         if freeze and head_lr is not None:
             raise UserError(f"segmentation: head_lr={head_lr} needs freeze=false; set lr instead")
+        if head_lr is not None and head_lr < 0:
+            raise UserError(f"segmentation: head_lr={head_lr} must not be negative")
         if not 0 <= flip_prob <= 1:
             raise UserError(f"segmentation: flip_prob={flip_prob} must lie between 0 and 1")
         autocast(precision, torch.device("cpu"))  # refuses an unknown precision
@@ -111,20 +113,24 @@ class Segmentation(Task):
             "that occur in truth or prediction."
         )
 
+    def check(self, encoder: nn.Module, data: Dataset) -> None:
+        """Refuse an encoder without stages to build the head on."""
+        if len(getattr(encoder, "stage_dims", ())) < 3 or not hasattr(encoder, "stages"):
+            raise UserError(
+                f"segmentation: encoder {type(encoder).__name__} has no three stages of feature "
+                "maps; choose a ResNet or leave the task out"
+            )
+
     def run(
         self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
         """Train on ``data.train`` and score ``data.test``."""
         images, truth = examples(data, "train", "pixel_labels")
         test_images, test_truth = examples(data, "test", "pixel_labels")
-        stage_dims: tuple[int, ...] = getattr(encoder, "stage_dims", ())
+        self.check(encoder, data)
         body = working_copy(encoder, device, freeze=self.freeze)
-        stages: Callable[[Tensor], list[Tensor]] | None = getattr(body, "stages", None)
-        if stages is None or len(stage_dims) < 3:
-            raise UserError(
-                f"segmentation: encoder {type(encoder).__name__} has no three stages of feature "
-                "maps; choose a ResNet or leave the task out"
-            )
+        stage_dims: tuple[int, ...] = getattr(body, "stage_dims", ())
+        stages: Callable[[Tensor], list[Tensor]] = body.stages  # type: ignore[assignment]
         with seeded(eval_seed, "segmentation/head"):
             head = FCN8s(stage_dims, _num_classes(truth))
         head.to(device)

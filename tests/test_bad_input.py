@@ -60,7 +60,23 @@ def folder_of_images(folder: Path, classes: tuple[str, ...], count: int = 40) ->
         ("data=folder data.train=nowhere", "train=nowhere is not a folder"),
         ("data=folder data.train=nowhere data.on_bad_image=hide", "on_bad_image"),
         ("method._target_=methods.nothing.Nothing", "'methods.nothing.Nothing' cannot be imported"),
-        ("runs_dir=/proc/nowhere", "runs_dir=/proc/nowhere cannot be written"),
+        ("runs_dir=/proc/nowhere", "/proc/nowhere cannot be written"),
+        ("method._target_=null", "names no _target_"),
+        ("method._target_=torch.nn.Identity", "Identity is no MaskingMethod"),
+        ("method._target_=torch.zeros", "is no class or function of Python"),
+        ("control=foo", "control=foo is not one of null, untrained, supervised"),
+        ("controls=[best]", "best is not one of"),
+        ("probe.lr=-1", "probe.lr=-1.0 must not be negative"),
+        ("encoder_optimiser.momentum=1.0", "optimiser momentum=1.0 must be below 1"),
+        ("objective.hidden_dim=0", "objective.hidden_dim=0 must be at least 1"),
+        ("augment.blur_sigma=3", "benchmark.augment.Augment refuses"),
+        ("data.digit_size=20", "benchmark.scenes.load refuses"),
+        ("tasks.linear.data=digits", "choose one with data@tasks.linear.data=digits"),
+        ("tasks.linear=foo", "'foo' names no _target_"),
+        ("tasks.finetune.head_lr=abc", "head_lr='abc' must be of type float"),
+        ("tasks.finetune.head_lr=-1", "head_lr=-1"),
+        ("tasks.knn.k=500", "k=500 exceeds the 128 training images"),
+        ("~encoder", "names no _target_"),
         ("method=", "method"),
         ("=3", ""),
     ],
@@ -78,7 +94,13 @@ def test_main__one_sentence(line: str, message: str, tmp_path: Path, monkeypatch
 
 
 @pytest.mark.parametrize(
-    "line", ["method=none,adios,foo", "method=none,adios batch_size=64,9999", "seed=0,1,x"]
+    "line",
+    [
+        "method=none,adios,foo",
+        "method=none,adios batch_size=64,9999",
+        "seed=0,1,x",
+        "seed=interval(0,1)",
+    ],
 )
 def test_main__a_sweep_is_checked_to_its_last_run_first(
     line: str, tmp_path: Path, monkeypatch, capfd

@@ -59,11 +59,6 @@ def test_trainer__knows_neither_configuration_nor_files() -> None:
         assert not imports(ROOT / "benchmark" / f"{name}.py") & forbidden, name
 
 
-def test_reports__import_no_torch() -> None:
-    code = "import reports.tables, sys; assert 'torch' not in sys.modules"
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
-
-
 def test_modules__shadow_nothing() -> None:
     # `python benchmark/run.py` puts the script's folder first on the path.
     names = {f.stem for p in ("benchmark", "reports") for f in files(p)} - {"__init__"}
@@ -78,7 +73,16 @@ def test_wheel__runs_from_another_folder(tmp_path: Path) -> None:
     for name in ("pyproject.toml", "README.md"):
         shutil.copy(ROOT / name, source)
     subprocess.run(
-        [*pip, "wheel", "--no-deps", "--wheel-dir", str(tmp_path), str(source)], check=True
+        [
+            *pip,
+            "wheel",
+            "--no-deps",
+            "--no-build-isolation",
+            "--wheel-dir",
+            str(tmp_path),
+            str(source),
+        ],
+        check=True,
     )
     (wheel,) = tmp_path.glob("*.whl")
     site = tmp_path / "site"

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from benchmark.contracts import UserError
-from benchmark.plan import Planned, Planner, add_controls, expand
+from benchmark.plan import Planned, Planner, control_line, expand
+from benchmark.run import plan as plan_line
 
 SMALL = ("data.train_count=128", "data.test_count=16")
 
@@ -41,6 +42,8 @@ def plan(planner: Planner, tmp_path: Path, monkeypatch):
         "controls=[]",
         "tasks.linear.epochs=3",
         "mask_net.width=16",  # no net in this method
+        "mask_optimiser.lr=1e-5",
+        "data.test_count=20",
     ],
 )
 def test_plan__hash_is_blind_to_what_changes_no_encoder(plan, change: str) -> None:
@@ -61,6 +64,7 @@ def test_plan__hash_is_blind_to_what_changes_no_encoder(plan, change: str) -> No
         "encoder_optimiser.lr=1e-3",
         "schedule.warmup_epochs=1",
         "data.background_contrast=31",
+        "data.train_count=127",
         "method=adios",
     ],
 )
@@ -129,16 +133,34 @@ def test_expand__needs_m_for_a_sweep() -> None:
         expand(["seed=range(3)"], multirun=False)
 
 
+def test_control_line__drops_what_controls_do_not_know() -> None:
+    line = ["method=adios,random", "method.num_masks=4,6", "+method.new=1", "seed=0,1", "epochs=3"]
+    expected = ["method=untrained,supervised", "seed=0,1", "epochs=3"]
+    assert control_line(line, ["untrained", "supervised"]) == expected
+
+
+def sweep(*overrides: str) -> list[str]:
+    plans, _ = plan_line([*SMALL, *overrides], multirun=True)
+    return [f"{p.run.method}/{p.run.seed}" for p in plans]
+
+
+def test_sweep__controls_come_once(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    runs = sweep("objective=simclr,byol", "method=adios", "method.num_masks=2,3", "seed=0,1")
+    assert runs.count("adios/0") == 4
+    assert sorted(runs[8:]) == ["supervised/0", "supervised/1", "untrained/0", "untrained/1"]
+
+
 @pytest.mark.parametrize(
-    ("line", "methods"),
+    ("line", "message"),
     [
-        (["method=adios,random"], "method=adios,random,untrained,supervised"),
-        (["method=adios"], "method=adios,untrained,supervised"),
-        (["seed=0,1"], "method=none,untrained,supervised"),
-        (["method=untrained,none"], "method=untrained,none,supervised"),
+        ("tasks.knn.k=5,6", "two protocols of tasks.knn"),
+        ("data.train_count=90,99", "two data sets"),
     ],
 )
-def test_add_controls__once_each(line: list[str], methods: str) -> None:
-    added = add_controls(line, ["untrained", "supervised"])
-    assert added[0] == methods
-    assert added[1:] == [o for o in line if not o.startswith("method=")]
+def test_sweep__refuses_what_one_table_cannot_hold(
+    line: str, message: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        sweep(line)

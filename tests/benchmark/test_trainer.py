@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from benchmark.batchnorm import running_statistics
 from benchmark.contracts import Batch, MaskingMethod, Objective
 from benchmark.encoders import ResNet
 from benchmark.metrics import NonFiniteLossError, StepBuffer
-from benchmark.objectives import BYOL, SimCLR, SimSiam, Supervised
+from benchmark.objectives import BYOL, SimCLR, SimSiam, Supervised, nt_xent
 from benchmark.optim import build_optimiser
 from benchmark.probe import OnlineProbe
 from benchmark.streams import Streams, seeded
@@ -126,7 +127,7 @@ def test_step__adversary_raises_the_loss_when_nothing_else_weighs() -> None:
     def mask_loss() -> float:
         proposal = method(batch)
         terms = trainer._mask_step(batch, proposal.masks, method.penalties(proposal))
-        return float(terms["mask_loss"])
+        return float(terms["mask_loss"].detach())
 
     losses = [mask_loss() for _ in range(12)]
     assert losses[-1] < losses[0]
@@ -217,3 +218,26 @@ def test_drain__names_step_and_term() -> None:
     buffer.add(7, {"loss": torch.tensor(1.0), "slot_loss": torch.tensor([1.0, torch.nan])})
     with pytest.raises(NonFiniteLossError, match="step 7: slot_loss"):
         buffer.drain()
+
+
+def test_nt_xent__in_bf16_autocast_as_without() -> None:
+    with seeded(0, "test/features"):
+        z0, z1 = torch.randn(2, 32, 16)
+    with torch.autocast("cpu", torch.bfloat16):
+        inside = nt_xent(z0, z1, 0.2)
+    assert torch.equal(inside, nt_xent(z0, z1, 0.2))
+
+
+def test_nt_xent__loop() -> None:
+    """Algorithm 1 of arXiv 2002.05709, pair by pair."""
+    with seeded(0, "test/features"):
+        z0, z1 = torch.randn(2, 4, 6, dtype=torch.float64)
+    rows = torch.cat([z0, z1])
+    total = 0.0
+    for i in range(8):
+        similarity = [
+            float(rows[i] @ rows[j] / (rows[i].norm() * rows[j].norm())) / 0.2 for j in range(8)
+        ]
+        denominator = sum(math.exp(s) for j, s in enumerate(similarity) if j != i)
+        total -= math.log(math.exp(similarity[(i + 4) % 8]) / denominator)
+    assert float(nt_xent(z0, z1, 0.2)) == pytest.approx(total / 8, rel=1e-12)

@@ -33,7 +33,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         tasks = []
         for (task, eval_data), value in results.items():
             path = folder / "results" / f"{task}-{eval_data}-{result_file}"
-            tasks.append(PlannedTask(task, eval_data, path))
+            tasks.append(PlannedTask(task, eval_data, "f0", path))
             path.parent.mkdir(parents=True, exist_ok=True)
             if value is None:
                 continue
@@ -46,6 +46,8 @@ def make_run(tmp_path: Path) -> MakeRun:
                 "eval_seed": 0,
                 "metrics": {(metric or {}).get(task, "accuracy"): value, "train_accuracy": 99.0},
                 "commit": commit,
+                "encoder_commit": commit,
+                "encoder_dirty": dirty,
                 "dirty": dirty,
             }
             path.write_text(json.dumps(result))
@@ -57,6 +59,7 @@ def make_run(tmp_path: Path) -> MakeRun:
             "data": "scenes",
             "preset": "demo",
             "control": None,
+            "fingerprint": "f0",
             "setting": "s0",
         }
         return Run(

@@ -1,0 +1,117 @@
+"""Every masking method that has a YAML file, under every objective, keeps the contract."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from benchmark.build import build_trainer, instantiate, load_data
+from benchmark.checkpoint import load_checkpoint, load_encoder, save_checkpoint, save_encoder
+from benchmark.metrics import StepBuffer
+from benchmark.plan import Planner
+from benchmark.pretrain import Pretraining, Schedule
+
+CONF = Path(__file__).parents[1] / "benchmark" / "conf"
+SMALL = ("data.train_count=32", "data.test_count=16", "batch_size=8", "encoder.width=8")
+CPU = torch.device("cpu")
+
+
+def options(group: str) -> list[str]:
+    return sorted(p.stem for p in (CONF / group).glob("*.yaml"))
+
+
+def state(*modules: nn.Module) -> dict[str, Tensor]:
+    return {
+        f"{i}.{k}": v.clone()
+        for i, m in enumerate(modules)
+        for k, v in copy.deepcopy(m.state_dict()).items()
+    }
+
+
+def differs(a: dict[str, Tensor], b: dict[str, Tensor]) -> bool:
+    return any(not torch.equal(a[k], b[k]) for k in a)
+
+
+@pytest.mark.parametrize("objective", options("objective"))
+@pytest.mark.parametrize("method", options("method"))
+def test_method__trains_and_resumes(
+    method: str, objective: str, tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    cfg = Planner().plan([*SMALL, f"method={method}", f"objective={objective}"]).cfg
+    data = load_data(cfg.data)
+
+    def begin() -> Pretraining:
+        return Pretraining(
+            build_trainer(cfg, data, CPU),
+            data,
+            instantiate(cfg.augment),
+            seed=0,
+            epochs=2,
+            batch_size=8,
+            base_rates=(1e-2, 1e-2),
+            schedule=Schedule("step", 0.0, 0.0),
+            device=CPU,
+            log_every_steps=1,
+            checkpoint_every_epochs=1,
+        )
+
+    def steps(training: Pretraining, first: int) -> list[dict]:
+        buffer = StepBuffer()
+        for step in range(first, first + 2):
+            index = torch.arange(8 * (step % 4), 8 * (step % 4) + 8)
+            buffer.add(step, training.trainer.step(training.batch(step // 4, step, index)))
+        return [terms for _, terms in buffer.drain()]  # refuses what is not finite
+
+    training = begin()
+    trainer = training.trainer
+    encoder_before, method_before = state(trainer.encoder), state(trainer.method)
+    (terms, _) = steps(training, 0)
+    assert len(terms["slot_area"]) == len(terms["slot_loss"]) == trainer.method.num_masks
+    assert all(0 <= area <= 1 for area in terms["slot_area"])
+    assert differs(encoder_before, state(trainer.encoder))
+    assert differs(method_before, state(trainer.method)) == trainer.method.adversarial
+    assert ("mask_loss" in terms) == trainer.method.adversarial
+
+    save_checkpoint(tmp_path / "checkpoints", "this/seed0", trainer, 1, {"at": 2})
+    again = begin()
+    assert load_checkpoint(tmp_path / "checkpoints", "this/seed0", again.trainer) == (1, {"at": 2})
+    assert steps(again, 2) == steps(training, 2)
+    nets = (trainer.encoder, trainer.objective, trainer.method)
+    others = (again.trainer.encoder, again.trainer.objective, again.trainer.method)
+    assert not differs(state(*nets), state(*others))
+    with pytest.raises(ValueError, match="belongs to this/seed0, not to this/seed1"):
+        load_checkpoint(tmp_path / "checkpoints", "this/seed1", again.trainer)
+
+    save_encoder(tmp_path / "encoder.safetensors", trainer.encoder)
+    fresh = begin().trainer.encoder
+    load_encoder(tmp_path / "encoder.safetensors", fresh)
+    assert not differs(state(trainer.encoder), state(fresh))
+
+
+def test_encoder__a_method_changes_neither_initial_weights_nor_images(
+    tmp_path: Path, monkeypatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    planner = Planner()
+    plain, masked = (
+        planner.plan([*SMALL, f"method={m}"]).cfg for m in ("none", "superpixel_budget")
+    )
+    data = load_data(plain.data)
+    nets = [build_trainer(cfg, data, CPU) for cfg in (plain, masked)]
+    assert not differs(*(state(t.encoder, t.objective, t.probe) for t in nets))
+
+
+def test_encoder__weights_load_into_torchvision(tmp_path: Path) -> None:
+    import torchvision
+
+    from benchmark.encoders import ResNet
+
+    save_encoder(tmp_path / "encoder.safetensors", ResNet(18).to(memory_format=torch.channels_last))
+    theirs = torchvision.models.resnet18()
+    theirs.fc = nn.Identity()
+    load_encoder(tmp_path / "encoder.safetensors", theirs)
