@@ -144,8 +144,7 @@ class _Job:
             )
             cost = training.run(folder, self._owner, self._report_training(training.steps))
             encoder = trainer.encoder
-            if run.method != "none" and run.control is None:
-                save_gallery(folder / "masks" / "gallery.png", trainer.method, training)
+            save_gallery(folder / "masks" / "gallery.png", trainer.method, training)
         save_encoder(run.encoder_file, encoder)
         encoder_sha256 = sha256_of(run.encoder_file)
         write_json(

@@ -83,6 +83,8 @@ class Planner:
             cfg = _typed(composed)
         _check_numbers(cfg)
         data = self.data(cfg)
+        if not re.fullmatch(r"\w[\w.-]*", data.name) or data.name == "tables":
+            raise UserError(f"data.name={data.name} cannot be a folder's name; choose another")
         if cfg.control not in (None, *CONTROLS):
             raise UserError(f"control={cfg.control} is not one of null, {', '.join(CONTROLS)}")
         if cfg.control == "supervised" and not data.class_names:
