@@ -19,7 +19,8 @@ _ZOOM = 3
 def save_gallery(path: Path, method: MaskingMethod, training: Pretraining) -> None:
     """Draw the first images of the training split: image, N masks (white hides), N masked images.
 
-    A method that hides nothing gets no picture. The order of samples plays no part, so galleries of different methods show the same images.
+    A method that hides nothing gets no picture. The order of samples plays no part, so galleries
+    of different methods show the same images.
     """
     index = torch.arange(min(_IMAGES, len(training.images)), device=training.device)
     batch = training.batch(0, 0, index)

@@ -27,7 +27,7 @@ from benchmark.trainer import Trainer
 # Called as report(state in words, steps done, whether an epoch has ended).
 Report = Callable[[str, int, bool], None]
 
-_SHOWN = {"loss": "loss", "mask_loss": "mask loss"}
+_SHOWN = {"loss": "loss", "mask_loss": "mask"}
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Pretraining:
         """The state of training in words; means are over the epoch so far."""
         left = (self.steps - step - 1) * self.batch_size / speed
         words = [f"epoch {epoch + 1}/{self.epochs}"]
-        words += [f"{word} {means[name]:.3f}" for name, word in _SHOWN.items() if name in terms]
+        words += [f"{word} {means[name]:.2f}" for name, word in _SHOWN.items() if name in terms]
         if "probe" in terms:
             words.append(f"probe {means['probe']:.1f}%")
         words.append(f"{speed:.0f} img/s")

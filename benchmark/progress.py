@@ -8,6 +8,7 @@ from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 
 Emit = Callable[["Event"], None]
 
@@ -40,9 +41,13 @@ class Display:
         self.console = console or Console(highlight=False, soft_wrap=True)
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
-            TextColumn("{task.fields[run]}", style="bold"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.fields[text]}"),
+            BarColumn(bar_width=5),
+            TextColumn("{task.fields[text]}", table_column=Column(no_wrap=True)),
+            # Last, so that a narrow terminal cuts the name and not the figures.
+            TextColumn(
+                "{task.fields[run]}", style="bold", table_column=Column(no_wrap=True, ratio=1)
+            ),
+            expand=True,
             console=self.console,
             transient=True,
             disable=not self.console.is_terminal,
