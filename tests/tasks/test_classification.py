@@ -43,7 +43,7 @@ class Flat(nn.Module):
 
 def dataset(train: Split, test: Split | None) -> Dataset:
     half = (0.5, 0.5, 0.5)
-    return Dataset("toy", train, test, ("a", "b", "c"), half, (0.25, 0.25, 0.25), "toy")
+    return Dataset("toy", train, test, ("a", "b", "c"), half, (0.25, 0.25, 0.25), "toy", "toy")
 
 
 def noise(count: int, seed: int) -> Tensor:

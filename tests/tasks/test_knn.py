@@ -34,7 +34,7 @@ def overlapping(train: int = 80, test: int = 60) -> Dataset:
         labels = torch.randint(0, 4, (count,), generator=draws)
         pixels = 0.2 * centres[labels] + 0.8 * torch.rand(count, 3, SIZE, SIZE, generator=draws)
         splits.append(Split((255 * pixels).to(torch.uint8), labels))
-    return Dataset("toy", splits[0], splits[1], tuple("abcd"), MEAN, STD, "toy")
+    return Dataset("toy", splits[0], splits[1], tuple("abcd"), MEAN, STD, "toy", "toy")
 
 
 def features_of(image: Tensor) -> list[float]:

@@ -21,7 +21,7 @@ SETTINGS: dict[str, Any] = {"epochs": 6, "lr": 0.05, "batch_size": 16}
 
 def dataset(train: Split, test: Split) -> Dataset:
     half = (0.5, 0.5, 0.5)
-    return Dataset("toy", train, test, (), half, (0.25, 0.25, 0.25), "toy")
+    return Dataset("toy", train, test, (), half, (0.25, 0.25, 0.25), "toy", "toy")
 
 
 def halves(count: int, seed: int) -> Split:
