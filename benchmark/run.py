@@ -85,21 +85,15 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], li
     # Two lines may lead to one run: a control under two objectives, say.
     planned_runs = map(planner.plan, runs)
     plans = list({(p.run.folder, p.run.tasks): p for p in planned_runs}.values())
-    _refuse_ambiguous(plans)
+    _refuse_two_protocols(plans)
     notes += sorted({f"not evaluated: {why}" for planned in plans for why in planned.run.skipped})
     return plans, notes
 
 
-def _refuse_ambiguous(plans: Sequence[Planned]) -> None:
-    """One cell of a table must not mix protocols, nor one column data sets."""
+def _refuse_two_protocols(plans: Sequence[Planned]) -> None:
+    """One cell of a table must not mix protocols."""
     protocols: dict[tuple[str, ...], Path] = {}
-    data_sets: dict[str, str] = {}
     for run in (planned.run for planned in plans):
-        if data_sets.setdefault(run.data, run.fingerprint) != run.fingerprint:
-            raise UserError(
-                f"the sweep has two data sets called {run.data}, which would share a column; "
-                "run one after the other, with another runs_dir"
-            )
         for task in run.tasks:
             cell = (run.hash8, str(run.seed), task.name, task.data)
             folder = task.result.parent
