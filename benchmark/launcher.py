@@ -7,6 +7,7 @@ import os
 import signal
 from collections.abc import Sequence
 from dataclasses import dataclass
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
 from benchmark.files import write_atomically
@@ -45,6 +46,10 @@ def launch(plans: Sequence[Planned], jobs: int, emit: Emit) -> None:
     os.environ.update({k: v for k, v in _ALLOCATOR.items() if k not in os.environ})
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.job"])
+    # A terminal's Ctrl-C is this process' to handle: the server and its children ignore it.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    forkserver.ensure_running()
+    signal.signal(signal.SIGINT, handler)
     queue = list(plans)
     workers: list[_Worker] = []
     try:
@@ -75,7 +80,6 @@ def _start(context: mp.context.ForkServerContext, planned: Planned) -> _Worker:
 def _work(planned: Planned, events: Connection) -> None:
     from benchmark.job import execute
 
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's Ctrl-C is the parent's to handle
     execute(planned, events.send)
 
 

@@ -21,10 +21,10 @@ SMOKE = ("preset=smoke", "data.train_count=128", "data.test_count=64")
 LINEAR_ONLY = tuple(f"tasks.{t}=null" for t in ("finetune", "knn", "transfer", "segmentation"))
 
 
-def start(*arguments: str, cwd: Path) -> subprocess.Popen:
+def start(*arguments: str, cwd: Path, **options: bool) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "benchmark" / "run.py"), *arguments]
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
     )
 
 
@@ -49,6 +49,19 @@ def metrics(folder: Path) -> dict[str, str]:
 def children(pid: int) -> list[int]:
     tasks = Path(f"/proc/{pid}/task").glob("*/children")
     return [int(child) for task in tasks for child in task.read_text().split()]
+
+
+def alive(group: int) -> list[str]:
+    """Command lines of the processes of a group."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            state, _, pgrp = (folder / "stat").read_text().rpartition(")")[2].split()[:3]
+            if int(pgrp) == group and state != "Z":
+                found.append((folder / "cmdline").read_text())
+        except (FileNotFoundError, ProcessLookupError):
+            continue
+    return found
 
 
 def wait_for(condition, process: subprocess.Popen) -> None:
@@ -151,6 +164,22 @@ def test_sweep__a_killed_worker_is_a_failed_run(tmp_path: Path) -> None:
     assert "(n=1, 1 failed)" in (tmp_path / "runs/tables/table1.md").read_text()
     run(*line, "epochs=40", cwd=tmp_path)  # the same line goes on and mends it
     assert "(n=2)" in (tmp_path / "runs/tables/table1.md").read_text()
+
+
+def test_sweep__interrupted_leaves_tables_and_no_process(tmp_path: Path) -> None:
+    line = ("-m", *SMOKE, *LINEAR_ONLY, "method=random", "controls=[]", "seed=0,1", "epochs=500")
+    process = start(*line, cwd=tmp_path, start_new_session=True)
+    wait_for(lambda: list(tmp_path.glob("runs/scenes/*/seed1/metrics.jsonl")), process)
+    os.killpg(process.pid, signal.SIGINT)  # as a terminal's Ctrl-C does
+    out, err = process.communicate(timeout=60)
+    assert process.returncode == 130, out + err
+    assert "the same line goes on from here" in out
+    assert "Traceback" not in out + err
+    assert "missing (2 of 2)" in (tmp_path / "runs/tables/table1.md").read_text()
+    deadline = time.monotonic() + 30
+    while group := alive(process.pid):
+        assert time.monotonic() < deadline, group
+        time.sleep(0.1)
 
 
 def test_run__killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
