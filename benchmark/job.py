@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import traceback
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,7 @@ def execute(planned: Planned, emit: Emit) -> bool:
     try:
         with exclusive(run.folder, lambda: say("another process is at this run; waiting for it")):
             run.error_file.unlink(missing_ok=True)
-            _Job(planned, emit).run()
+            _Job(planned, emit, say).run()
     except Exception as error:
         trace = traceback.format_exc()
         try:
@@ -60,10 +61,11 @@ def execute(planned: Planned, emit: Emit) -> bool:
 class _Job:
     """The stages of one run, in its folder."""
 
-    def __init__(self, planned: Planned, emit: Emit) -> None:
+    def __init__(self, planned: Planned, emit: Emit, say: Callable[..., None]) -> None:
         self.run_plan: Run = planned.run
         self.cfg: Config = planned.cfg
         self.emit = emit
+        self.say = say
         self.device = resolve_device(planned.cfg.device)
         self._data: Dataset | None = None
 
@@ -90,18 +92,15 @@ class _Job:
             else:
                 todo.append(task)
         if reused:
-            self._say(f"reused {', '.join(reused)}")
+            self.say(f"reused {', '.join(reused)}")
         for task in todo:
             self._evaluate(task, encoder_sha256)
-        self._say("done", finished=True)
+        self.say("done", finished=True)
 
     @property
     def _owner(self) -> str:
         """What checkpoints and pretraining record must belong to."""
         return f"{self.run_plan.hash8}/seed{self.run_plan.seed}"
-
-    def _say(self, text: str, *, finished: bool = False) -> None:
-        self.emit(Event(self.run_plan.name, text, finished=finished))
 
     def _finished_pretraining(self) -> str | None:
         """Checksum of the encoder, if pretraining is complete and the encoder is its product."""
@@ -214,7 +213,7 @@ class _Job:
             },
         )
         name, value = next(iter(result.metrics.items()))
-        self._say(f"{task.name} on {task.data}: {name} {value:.2f}")
+        self.say(f"{task.name} on {task.data}: {name} {value:.2f}")
 
 
 def _whole_result(task: PlannedTask, encoder_sha256: str, cfg: Config) -> bool:
