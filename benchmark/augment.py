@@ -89,9 +89,7 @@ class Augment:
         """One view in [0, 1]; what a sample draws depends on the streams and ``view`` alone."""
         # Matrix products would be rounded to bfloat16 inside an autocast region.
         with torch.autocast(images.device.type, enabled=False):
-            drawn = streams.uniform(f"augment/{view}/crop", _CANDIDATES + 1, 2)
-            size = (images.shape[2], images.shape[3])
-            boxes = crop_boxes(drawn[:, :-1], drawn[:, -1], size, self.min_scale, self.ratio)
+            boxes = self._boxes((images.shape[2], images.shape[3]), streams, view)
             pixels = crop_resize(images, boxes, self.image_size)
             if self.jitter_prob > 0:
                 pixels = self._jitter(pixels, streams, view)
@@ -105,9 +103,32 @@ class Augment:
                 sigma = chosen * (low + (high - low) * drawn[:, 1])
                 pixels = gaussian_blur(pixels, sigma, self.blur_kernel)
             if self.flip_prob > 0:
-                drawn = streams.uniform(f"augment/{view}/flip")
-                pixels = flip(pixels, drawn < self.flip_prob)
+                pixels = flip(pixels, self._flipped(streams, view))
         return pixels
+
+    @torch.no_grad()
+    def segments(
+        self, segments: UInt8[Tensor, "b H W"], streams: Streams, view: int
+    ) -> Int[Tensor, "b {self.image_size} {self.image_size}"]:
+        """The object of each pixel of the same view, that at the pixel's centre."""
+        boxes = self._boxes((segments.shape[1], segments.shape[2]), streams, view)
+        top, left, height, width = boxes[..., None].unbind(1)
+        # The centre of pixel i of n lies at (i + 1/2) / n of the crop; in whole numbers, hence
+        # exact.
+        odd = 2 * torch.arange(self.image_size, device=segments.device) + 1
+        rows = top + odd * height // (2 * self.image_size)
+        columns = left + odd * width // (2 * self.image_size)
+        mirrored = self._flipped(streams, view)[:, None]
+        columns = torch.where(mirrored, columns.flip(1), columns)
+        image = torch.arange(len(segments), device=segments.device)[:, None, None]
+        return segments[image, rows[:, :, None], columns[:, None, :]].long()
+
+    def _boxes(self, size: tuple[int, int], streams: Streams, view: int) -> Int[Tensor, "b 4"]:
+        drawn = streams.uniform(f"augment/{view}/crop", _CANDIDATES + 1, 2)
+        return crop_boxes(drawn[:, :-1], drawn[:, -1], size, self.min_scale, self.ratio)
+
+    def _flipped(self, streams: Streams, view: int) -> Bool[Tensor, "b"]:
+        return streams.uniform(f"augment/{view}/flip") < self.flip_prob
 
     def _jitter(self, pixels: Tensor, streams: Streams, view: int) -> Tensor:
         drawn = streams.uniform(f"augment/{view}/jitter", 9)

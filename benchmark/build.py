@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from types import NoneType, UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
@@ -12,14 +13,15 @@ import torch
 from torch import nn
 
 from benchmark.batchnorm import RULES
-from benchmark.config import Config
+from benchmark.config import Config, NormalisationConfig
 from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Task, UserError
+from benchmark.hiding import Fill
 from benchmark.objectives import Supervised
 from benchmark.optim import build_optimiser
 from benchmark.precision import autocast
 from benchmark.probe import OnlineProbe
 from benchmark.streams import seeded
-from benchmark.trainer import Trainer
+from benchmark.trainer import Trainer, Turns
 
 Node = Mapping[str, Any]
 Kind = TypeVar("Kind")
@@ -47,6 +49,8 @@ def target(node: Any) -> Any:
 def instantiate(node: Node, **runtime: Any) -> Any:
     """Call a node's target with its other keys and with what is known only at run time.
 
+    Keys that are nodes themselves are built first, and know nothing of the run time.
+
     Raises:
         UserError: for a key that the target does not take, lacks, or of another type.
     """
@@ -59,13 +63,31 @@ def instantiate(node: Node, **runtime: Any) -> Any:
         raise
     except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
         reason = str(error).strip().splitlines()[0]
-        raise UserError(f"{node['_target_']} refuses {checked}: {reason}") from error
+        raise UserError(f"{node['_target_']} refuses {arguments}: {reason}") from error
+
+
+def nested_nodes(node: Node) -> dict[str, Node]:
+    """The keys of a node that are nodes themselves."""
+    return {k: v for k, v in node.items() if isinstance(v, Mapping) and "_target_" in v}
+
+
+def _build_nested(arguments: Node) -> dict[str, Any]:
+    built = dict(arguments)
+    for key, node in nested_nodes(arguments).items():
+        try:
+            built[key] = instantiate(node)
+        except UserError as error:
+            raise UserError(f"{key}: {error}") from error
+    return built
 
 
 def _check_arguments(
     name: str, plugin: Callable[..., Any], arguments: Node, runtime: Node
 ) -> dict[str, Any]:
-    """The arguments by the types of the plugin's signature; whole numbers become floats."""
+    """The arguments by the types of the plugin's signature.
+
+    Nodes among them are built, and whole numbers become floats.
+    """
     signature = inspect.signature(plugin)
     try:
         signature.bind(**arguments, **runtime)
@@ -73,13 +95,14 @@ def _check_arguments(
         raise UserError(f"{name}: {error}; it takes {', '.join(signature.parameters)}") from error
     function = plugin.__init__ if inspect.isclass(plugin) else plugin
     hints = get_type_hints(function)
-    for key, value in arguments.items():
+    built = _build_nested(arguments)
+    for key, value in built.items():
         if message := _mismatch(value, hints.get(key)):
-            raise UserError(f"{name}: {key}={value!r} must be {message}")
+            raise UserError(f"{name}: {key}={arguments[key]!r} must be {message}")
     # A whole number for a float, or for a float or None, becomes one.
     return {
         key: float(value) if type(value) is int and _takes_float(hints.get(key)) else value
-        for key, value in arguments.items()
+        for key, value in built.items()
     }
 
 
@@ -89,7 +112,7 @@ def _takes_float(wanted: Any) -> bool:
 
 
 def _mismatch(value: Any, wanted: Any) -> str | None:
-    """What a scalar should have been; None if it is that, or if the type is no scalar's."""
+    """What a scalar or a part should have been; None if it is that, or of a type not checked."""
     if get_origin(wanted) in (Union, UnionType):  # int | None, say
         problems = [_mismatch(value, part) for part in get_args(wanted)]
         return problems[0] if value is not None and all(problems) else None
@@ -98,6 +121,8 @@ def _mismatch(value: Any, wanted: Any) -> str | None:
     if get_origin(wanted) is Literal:
         choices = get_args(wanted)
         return None if value in choices else f"one of {', '.join(map(str, choices))}"
+    if inspect.isclass(wanted) and issubclass(wanted, nn.Module):
+        return None if isinstance(value, wanted) else f"a node that builds a {wanted.__name__}"
     if wanted not in (int, float, str, bool):
         return None
     # A whole number will do for a float, but True is no number.
@@ -109,6 +134,30 @@ def load_data(node: Node) -> Dataset:
     """Load a data set."""
     dataset: Dataset = instantiate(node)
     return dataset
+
+
+def pretraining_data(cfg: Config) -> Dataset:
+    """The data of pretraining, and of the tasks on it, with the normalisation asked for.
+
+    Raises:
+        UserError: for a normalisation that is none.
+    """
+    return normalised_as(load_data(cfg.data), cfg.normalisation)
+
+
+def normalised_as(data: Dataset, wanted: NormalisationConfig) -> Dataset:
+    """The data set with another mean or standard deviation than its own, where one is given."""
+    changes: dict[str, Any] = {}
+    for key, lowest in (("mean", 0.0), ("std", 1e-3)):
+        value = getattr(wanted, key)
+        if value is None:
+            continue
+        if len(value) != 3 or not all(lowest <= v <= 1 for v in value):
+            raise UserError(
+                f"normalisation.{key}={value} must be null or three numbers from {lowest:g} to 1"
+            )
+        changes[key] = tuple(value)
+    return replace(data, **changes)
 
 
 def build_task(node: Any) -> Task:
@@ -153,6 +202,11 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
         )
     with seeded(cfg.seed, "init/method"):
         method = _checked_kind(instantiate(cfg.method), MaskingMethod)
+    if "segments" in method.needs and data.train.segments is None:
+        raise UserError(
+            f"{type(method).__name__} needs the objects of each image, and {data.name} has none; "
+            "use data=scenes or another method"
+        )
     probe = None
     if cfg.probe.enabled and num_classes:
         with seeded(cfg.seed, "init/probe"):
@@ -171,4 +225,8 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
         ),
         batchnorm=cfg.batchnorm,
         precision=cfg.precision,
+        turns=Turns(**vars(cfg.turns)),
+        fill=Fill(cfg.fill, cfg.fill_blur_sigma),
+        mask_both_views=cfg.mask_both_views,
+        unmasked_pair=cfg.unmasked_pair,
     )

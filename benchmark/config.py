@@ -52,6 +52,24 @@ class ScheduleConfig:
 
 
 @dataclass
+class TurnsConfig:
+    """Who moves when; see `benchmark.trainer.Turns`."""
+
+    encoder_steps: int = MISSING
+    mask_steps: int = MISSING
+    first: str = MISSING
+    encoder_mode: str = MISSING
+
+
+@dataclass
+class NormalisationConfig:
+    """Mean and standard deviation of the pretraining data's colours; null for its own."""
+
+    mean: list[float] | None = None
+    std: list[float] | None = None
+
+
+@dataclass
 class ProbeConfig:
     """Online linear probe."""
 
@@ -69,12 +87,19 @@ class Config:
     encoder: dict[str, Any] = MISSING
     data: dict[str, Any] = MISSING
     augment: dict[str, Any] = MISSING
+    normalisation: NormalisationConfig = field(default_factory=NormalisationConfig)
+    fill: str = MISSING
+    fill_blur_sigma: float = MISSING
+    mask_both_views: bool = MISSING
+    unmasked_pair: bool = MISSING
+    turns: TurnsConfig = field(default_factory=TurnsConfig)
     mask_net: MaskNetConfig = field(default_factory=MaskNetConfig)
     encoder_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     mask_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     epochs: int = MISSING
     batch_size: int = MISSING
+    drop_last: bool = MISSING
     batchnorm: str = MISSING
     precision: str = MISSING
     threads: int = MISSING
@@ -87,6 +112,7 @@ class Config:
     jobs: int | None = None
     runs_dir: str = MISSING
     log_every_steps: int = MISSING
+    log_limits: bool = MISSING
     checkpoint_every_epochs: int = MISSING
 
 

@@ -1,13 +1,14 @@
 """The contracts that everything interchangeable fulfils, and the data that pass between.
 
 Conventions, stated once: a mask value of 1 hides a pixel and 0 shows it; images are normalised
-with the data set's mean and standard deviation, so a hidden pixel takes the mean colour.
+with the data set's mean and standard deviation, so that 0 is the mean colour.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -77,19 +78,35 @@ class Batch:
 
     Attributes:
         views: two augmented views, normalised; view 0 stays clean, view 1 is masked.
-        pixels: view 1 before normalisation, in [0, 1].
+        pixels: the same before normalisation, in [0, 1].
         index: sample ids.
         labels: classes, for the online probe and for `supervised` only.
+        segments: object of each pixel of both views, 0 for the background, where the data has it
+            and the method asks for it.
         progress: share of training done, in [0, 1].
         streams: random numbers of these samples in this epoch.
+        loss_gradient: gradient of the objective's loss with respect to the unmasked view 1, for
+            methods that ask for it; computed when called.
     """
 
     views: Float[Tensor, "2 b 3 h w"]
-    pixels: Images
+    pixels: Float[Tensor, "2 b 3 h w"]
     index: Int[Tensor, "b"]
     labels: Int[Tensor, "b"] | None
+    segments: Int[Tensor, "2 b h w"] | None
     progress: float
     streams: Streams
+    loss_gradient: Callable[[], Images] | None = None
+
+    def swapped(self) -> Batch:
+        """The same batch with the views in the other order and with random draws of its own."""
+        return replace(
+            self,
+            views=self.views.flip(0),
+            pixels=self.pixels.flip(0),
+            segments=None if self.segments is None else self.segments.flip(0),
+            streams=self.streams.apart("swapped"),
+        )
 
 
 @dataclass(frozen=True)
@@ -98,11 +115,25 @@ class Proposal:
 
     Attributes:
         masks: all masks; the penalties see these.
+        shown: the masks under which the adversary's loss is measured; None for all of them.
+        trained: the masks under which the encoder trains; None for those of the adversary.
         budgets: the share of pixels that each mask may hide, where the method has one.
     """
 
     masks: Masks
+    shown: Float[Tensor, "b m h w"] | None = None
+    trained: Float[Tensor, "b t h w"] | None = None
     budgets: Float[Tensor, "b n"] | None = None
+
+    @property
+    def adversary_masks(self) -> Float[Tensor, "b m h w"]:
+        """The masks under which the adversary's loss is measured."""
+        return self.masks if self.shown is None else self.shown
+
+    @property
+    def encoder_masks(self) -> Float[Tensor, "b t h w"]:
+        """The masks under which the encoder trains."""
+        return self.adversary_masks if self.trained is None else self.trained
 
 
 class Encoder(nn.Module):
@@ -120,11 +151,13 @@ class MaskingMethod(nn.Module, ABC):
 
     Attributes:
         version: raised whenever a change of the code changes its results.
+        needs: what of a batch it needs beyond the views: "segments" or "loss_gradient".
         num_masks: masks per image.
         reduction: how the losses of an image's masks become one, in both phases.
     """
 
     version: ClassVar[int]
+    needs: ClassVar[tuple[Literal["segments", "loss_gradient"], ...]] = ()
     num_masks: int
     reduction: Reduction = "mean"
 
@@ -135,6 +168,9 @@ class MaskingMethod(nn.Module, ABC):
     def penalties(self, proposal: Proposal) -> dict[str, Float[Tensor, ""]]:
         """Weighted terms that the adversary minimises besides the negative objective."""
         return {}
+
+    def after_step(self, proposal: Proposal) -> None:
+        """Called after each step of the adversary with what it had proposed, without graph."""
 
     @property
     def adversarial(self) -> bool:

@@ -28,9 +28,10 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
         width: channels of the first stage; 64 is the published net.
         stem: "imagenet" is 7x7 with stride 2 and max-pooling; "stride2" is 3x3 with stride 2 and
             "small" is 3x3 with stride 1, both without pooling, for images below 64 pixels.
+        stem_padding: of "small" alone; the ADIOS code has 2 for CIFAR, where a map grows by 2.
 
     Raises:
-        UserError: for a depth, width or stem that does not exist.
+        UserError: for a depth, width, stem or padding that does not exist.
     """
 
     version: ClassVar[int] = 1
@@ -43,20 +44,31 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
     layer3: nn.Module
     layer4: nn.Module
 
-    def __init__(self, depth: int = 18, width: int = 64, stem: str = "imagenet") -> None:
+    def __init__(
+        self, depth: int = 18, width: int = 64, stem: str = "imagenet", stem_padding: int = 1
+    ) -> None:
         if depth not in _DEPTHS:
             raise UserError(f"encoder.depth={depth} is not one of {sorted(_DEPTHS)}")
         if stem not in self.stems:
             raise UserError(f"encoder.stem={stem} is not one of {', '.join(self.stems)}")
         if width < 1:
             raise UserError(f"encoder.width={width} must be at least 1")
+        if stem_padding < 0:
+            raise UserError(f"encoder.stem_padding={stem_padding} must not be negative")
+        if stem_padding != 1 and stem != "small":
+            raise UserError(
+                f"encoder.stem_padding={stem_padding} needs encoder.stem=small; leave it at 1 for "
+                f"stem={stem}"
+            )
         self.width = width  # read by _make_layer, which the base class calls while building
         block, layers = _DEPTHS[depth]
         super().__init__(block, list(layers))
         self.conv1 = (
             nn.Conv2d(3, width, 7, stride=2, padding=3, bias=False)
             if stem == "imagenet"
-            else nn.Conv2d(3, width, 3, stride=2 if stem == "stride2" else 1, padding=1, bias=False)
+            else nn.Conv2d(
+                3, width, 3, stride=2 if stem == "stride2" else 1, padding=stem_padding, bias=False
+            )
         )
         nn.init.kaiming_normal_(self.conv1.weight, mode="fan_out", nonlinearity="relu")
         self.bn1 = nn.BatchNorm2d(width)

@@ -1,38 +1,67 @@
-"""A picture of what a method hides: a row per image, with its masks and what remains."""
+"""What a method hides once it is trained: its masks of a few images, as data and as a picture."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import torch
+from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from benchmark.contracts import MaskingMethod
+from benchmark.contracts import Split
 from benchmark.files import write_atomically
 from benchmark.pretrain import Pretraining
 
-_IMAGES = 8
+_IMAGES = 128  # in the data
+_SHOWN = 8  # in the picture
 _ZOOM = 3
 
 
 @torch.no_grad()
-def save_gallery(path: Path, method: MaskingMethod, training: Pretraining) -> None:
-    """Draw the first images of the training split: image, N masks (white hides), N masked images.
+def save_masks(folder: Path, training: Pretraining, split: Split) -> None:
+    """Write ``test.npz`` and ``gallery.png`` into a folder.
 
-    A method that hides nothing gets no picture. The order of samples plays no part, so galleries
-    of different methods show the same images.
+    The first images of the split are taken as they are, so every method of a data set is shown
+    the same ones. ``test.npz`` holds ``images``, ``masks`` (255 hides) and, where the data has
+    them, ``segments``, all as bytes. The picture has a row per image: the image, its masks (white
+    hides) and what remains. A method that hides nothing gets neither.
+
+    Args:
+        folder: of the files.
+        training: the method's, after its last step.
+        split: whose images are taken.
     """
-    index = torch.arange(min(_IMAGES, len(training.images)), device=training.device)
-    batch = training.batch(0, 0, index)
-    masks = method(batch).masks
+    batch = training.plain_batch(split, _IMAGES)
+    proposal = training.trainer.propose(batch)
+    # What the encoder trains under where that is not what was proposed, as another image's masks.
+    masks = proposal.masks if proposal.trained is None else proposal.trained
     if not masks.any():
         return
+    arrays = {"images": batch.pixels[1], "masks": masks}
+    data = {name: (255 * value).round().to(torch.uint8) for name, value in arrays.items()}
+    if split.segments is not None:
+        data["segments"] = split.segments[: len(masks)]
+    contents = {name: value.cpu().numpy() for name, value in data.items()}
+    write_atomically(folder / "test.npz", lambda part: _save_arrays(part, contents))
+    hidden = training.trainer.hidden(batch, masks)
+    _save_picture(folder / "gallery.png", training, batch.pixels[1], masks, hidden)
+
+
+def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
+    with path.open("wb") as file:  # given a name, numpy would append a suffix
+        np.savez_compressed(file, allow_pickle=False, **arrays)
+
+
+def _save_picture(
+    path: Path, training: Pretraining, pixels: Tensor, masks: Tensor, hidden: Tensor
+) -> None:
+    mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (training.mean, training.std))
     tiles = []
-    for pixels, own in zip(batch.pixels, masks, strict=True):
-        fill = pixels.new_tensor(training.mean).view(3, 1, 1)
-        tiles.append(pixels)
-        tiles += [mask.expand(3, -1, -1) for mask in own]
-        tiles += [pixels * (1 - mask) + fill * mask for mask in own]
+    for i in range(min(_SHOWN, len(pixels))):
+        tiles.append(pixels[i])
+        tiles += [mask.expand(3, -1, -1) for mask in masks[i]]
+        tiles += [(view * std + mean).clamp(0, 1) for view in hidden[:, i]]
     grid = make_grid(torch.stack(tiles).cpu(), nrow=1 + 2 * masks.shape[1], pad_value=0.5)
     grid = grid.repeat_interleave(_ZOOM, 1).repeat_interleave(_ZOOM, 2)
     write_atomically(path, lambda part: save_image(grid, part, format="png"))

@@ -19,12 +19,13 @@ from benchmark.build import (
     build_trainer,
     instantiate,
     load_data,
+    pretraining_data,
 )
 from benchmark.checkpoint import load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Dataset, Encoder
 from benchmark.files import exclusive, read_json, sha256_of, write_atomically, write_json
-from benchmark.gallery import save_gallery
+from benchmark.gallery import save_masks
 from benchmark.plan import Planned, resolve_device
 from benchmark.pretrain import Pretraining, Report, Schedule
 from benchmark.progress import Emit, Event
@@ -73,7 +74,7 @@ class _Job:
     def data(self) -> Dataset:
         """The pretraining data, loaded when first needed."""
         if self._data is None:
-            self._data = load_data(self.cfg.data)
+            self._data = pretraining_data(self.cfg)
             _same_data(self._data.name, self._data.train_fingerprint, self.run_plan.fingerprint)
         return self._data
 
@@ -138,12 +139,14 @@ class _Job:
                 base_rates=(cfg.encoder_optimiser.lr, cfg.mask_optimiser.lr),
                 schedule=Schedule(**vars(cfg.schedule)),
                 device=self.device,
+                drop_last=cfg.drop_last,
                 log_every_steps=cfg.log_every_steps,
+                log_limits=cfg.log_limits,
                 checkpoint_every_epochs=cfg.checkpoint_every_epochs,
             )
             cost = training.run(folder, self._owner, self._report_training(training.steps))
             encoder = trainer.encoder
-            save_gallery(folder / "masks" / "gallery.png", trainer.method, training)
+            save_masks(folder / "masks", training, self.data.test or self.data.train)
         save_encoder(run.encoder_file, encoder)
         encoder_sha256 = sha256_of(run.encoder_file)
         write_json(

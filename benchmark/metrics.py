@@ -56,25 +56,24 @@ class StepBuffer:
         self._steps.append((step, terms))
 
     def drain(self) -> list[tuple[int, dict[str, Any]]]:
-        """Terms of the steps since the last call, as numbers and lists.
+        """Terms of the steps since the last call, each step's own, as numbers and lists.
 
         Raises:
             NonFiniteLossError: naming the first step and term that is not finite.
         """
         if not self._steps:
             return []
-        names = list(self._steps[0][1])
-        flat = torch.cat([t[n].flatten().float() for _, t in self._steps for n in names])
+        flat = torch.cat([value.flatten().float() for _, t in self._steps for value in t.values()])
         values = iter(flat.tolist())
         drained = []
         for step, terms in self._steps:
             line: dict[str, Any] = {}
-            for name in names:
-                numbers = [next(values) for _ in range(terms[name].numel())]
+            for name, term in terms.items():
+                numbers = [next(values) for _ in range(term.numel())]
                 if not all(map(math.isfinite, numbers)):
                     shown = ", ".join(map(str, numbers))
                     raise NonFiniteLossError(f"step {step}: {name} is {shown}; training stopped")
-                line[name] = numbers if terms[name].ndim else numbers[0]
+                line[name] = numbers if term.ndim else numbers[0]
             drained.append((step, line))
         self._steps.clear()
         return drained

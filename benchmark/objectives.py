@@ -60,7 +60,12 @@ def _check_dims(**dims: int) -> None:
 
 
 class SimCLR(Objective):
-    """SimCLR with the two-layer projector of the ADIOS code (no BatchNorm)."""
+    """SimCLR with the two-layer projector of the ADIOS code (no BatchNorm).
+
+    The seed paper's "single feed-forward layer" may mean that net's one hidden layer or, read
+    literally, one linear layer: ``projector_layers`` 2 or 1. ``hidden_dim`` plays no part in the
+    latter.
+    """
 
     version = 1
 
@@ -71,16 +76,23 @@ class SimCLR(Objective):
         feature_dim: int,
         hidden_dim: int = 2048,
         output_dim: int = 128,
+        projector_layers: int = 2,
         temperature: float = 0.2,
     ) -> None:
         super().__init__()
         if temperature <= 0:
             raise UserError(f"objective.temperature={temperature} must be above 0")
+        if projector_layers not in (1, 2):
+            raise UserError(f"objective.projector_layers={projector_layers} is not one of 1, 2")
         _check_dims(hidden_dim=hidden_dim, output_dim=output_dim)
         self.temperature = temperature
-        self.projector = nn.Sequential(
-            nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim)
-        )
+        self.projector: nn.Module
+        if projector_layers == 1:
+            self.projector = nn.Linear(feature_dim, output_dim)
+        else:
+            self.projector = nn.Sequential(
+                nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim)
+            )
 
     def forward(
         self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False

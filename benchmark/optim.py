@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
 from timm.optim.lars import Lars
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark.contracts import UserError
 
@@ -19,9 +19,8 @@ def build_optimiser(
 ) -> torch.optim.Optimizer:
     """Build one optimiser over the trainable parameters of ``modules``.
 
-    Biases and norm scales (one dimension) get no weight decay. "lars" is timm's Lars with the
-    settings under which it equals the LARS of the ADIOS code: trust coefficient 0.02, clipped at
-    the plain learning rate, and no adaptation for parameters of one dimension.
+    Biases and norm scales (one dimension) get no weight decay. "lars" has the settings of
+    pretraining in the ADIOS code: trust coefficient 0.02, clipped at the plain learning rate.
 
     Raises:
         UserError: for an unknown name, or numbers out of range.
@@ -33,19 +32,60 @@ def build_optimiser(
             raise UserError(f"optimiser {key}={value} must not be negative")
     if momentum >= 1:
         raise UserError(f"optimiser momentum={momentum} must be below 1")
-    parameters = [p for m in modules for p in m.parameters() if p.requires_grad]
-    matrices: dict[str, Any] = {
-        "params": [p for p in parameters if p.ndim > 1],
-        "weight_decay": weight_decay,
-    }
-    vectors: dict[str, Any] = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0}
+    everything = {"params": [p for m in modules for p in m.parameters() if p.requires_grad]}
     if name == "lars":
-        matrices |= {"always_adapt": True, "trust_clip": True, "trust_coeff": 0.02}
-        vectors |= {"always_adapt": False}
-        return Lars([matrices, vectors], lr=lr, momentum=momentum)
+        return build_lars(
+            [everything],
+            lr=lr,
+            momentum=momentum,
+            weight_decay=weight_decay,
+            trust_coefficient=0.02,
+            clip=True,
+        )
+    groups = _by_dimension(everything, weight_decay)
     if name == "sgd":
-        return torch.optim.SGD([matrices, vectors], lr=lr, momentum=momentum, fused=True)
-    return torch.optim.Adam([matrices, vectors], lr=lr, betas=(momentum, 0.999), fused=True)
+        return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
+    return torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999), fused=True)
+
+
+def build_lars(
+    groups: Iterable[Mapping[str, Any]],
+    *,
+    lr: float,
+    momentum: float,
+    weight_decay: float,
+    trust_coefficient: float,
+    clip: bool,
+) -> Lars:
+    """Timm's Lars with the settings under which it equals the LARS of the ADIOS code.
+
+    Parameters of one dimension get neither weight decay nor adaptation. The others are adapted
+    also without weight decay, where timm left to itself would not.
+
+    Args:
+        groups: "params", and "lr" for a group with a learning rate of its own.
+        lr: learning rate of the other groups.
+        momentum: of SGD, after the adaptation.
+        weight_decay: added to the gradient before the adaptation.
+        trust_coefficient: length of the adapted gradient as a share of the weights' length.
+        clip: adapt downwards only: no step is longer than that of SGD.
+    """
+    split = []
+    for group in groups:
+        matrices, vectors = _by_dimension(group, weight_decay)
+        matrices |= {"always_adapt": True, "trust_clip": clip, "trust_coeff": trust_coefficient}
+        split += [matrices, vectors | {"always_adapt": False}]
+    return Lars(split, lr=lr, momentum=momentum)
+
+
+def _by_dimension(
+    group: Mapping[str, Any], weight_decay: float
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The group's parameters of several dimensions, with weight decay, and of one, without."""
+    parameters: list[Tensor] = list(group["params"])
+    matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
+    vectors = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0}
+    return {**group, **matrices}, {**group, **vectors}
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:

@@ -17,17 +17,27 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf
 
-from benchmark.build import build_task, build_trainer, instantiate, load_data, target
+from benchmark.build import (
+    build_task,
+    build_trainer,
+    instantiate,
+    load_data,
+    nested_nodes,
+    normalised_as,
+    target,
+)
 from benchmark.config import Config, compose, one_sentence
 from benchmark.contracts import Dataset, Encoder, UserError
+from benchmark.precision import native_precision
 from benchmark.runs import PlannedTask, Run
 from benchmark.trainer import Trainer
 
 _SUITE = Path(__file__).resolve().parents[1]
 # Keys of the configuration that change results; data enters by its fingerprint, not its path.
 _RESULT_KEYS = (
-    "method", "objective", "encoder", "augment", "encoder_optimiser", "mask_optimiser",
-    "schedule", "epochs", "batch_size", "batchnorm", "precision", "threads", "control",
+    "method", "objective", "encoder", "augment", "normalisation", "fill", "fill_blur_sigma",
+    "mask_both_views", "unmasked_pair", "turns", "encoder_optimiser", "mask_optimiser",
+    "schedule", "epochs", "batch_size", "drop_last", "batchnorm", "precision", "threads", "control",
 )  # fmt: skip
 CONTROLS = ("untrained", "supervised")
 _VERSIONED = ("method", "objective", "encoder", "augment")
@@ -58,9 +68,23 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
         return [list(run) for batch in BasicSweeper.split_arguments(parsed, None) for run in batch]
 
 
+def with_experiment(overrides: Sequence[str]) -> list[str]:
+    """The overrides with the sweep of a chosen experiment before them; the line's own keys win.
+
+    Raises:
+        UserError: for an unknown experiment.
+    """
+    keys = {o.split("=")[0].lstrip("+~") for o in overrides}
+    named = [o for o in overrides if o.split("=")[0] in ("experiment", "hydra.searchpath")]
+    sweep = compose(named).hydra.sweeper.params if "experiment" in keys else None
+    return [f"{key}={value}" for key, value in (sweep or {}).items() if key not in keys] + [
+        *overrides
+    ]
+
+
 def control_line(overrides: Sequence[str], controls: Sequence[str]) -> list[str]:
     """The same sweep over the controls, which know no options of the methods compared."""
-    others = [o for o in overrides if not re.match(r"[+~]*method[.=]", o)]
+    others = [o for o in overrides if not re.match(r"[+~]*method[.=@]", o)]
     return [f"method={','.join(controls)}", *others]
 
 
@@ -95,7 +119,7 @@ class Planner:
         if cfg.control:  # a sweep over objectives shares its controls
             del own["objective"]
         if trainer.mask_optimiser is None:
-            del own["mask_optimiser"]
+            del own["mask_optimiser"], own["turns"]
         hash8 = _hash(own)
         folder = Path(cfg.runs_dir) / data.name / f"{choices.method}-{hash8}" / f"seed{cfg.seed}"
         check_writable(folder)
@@ -120,7 +144,7 @@ class Planner:
 
     def data(self, cfg: Config) -> Dataset:
         """The pretraining data of a configuration."""
-        return self._load(cfg.data)
+        return normalised_as(self._load(cfg.data), cfg.normalisation)
 
     def _load(self, node: Mapping[str, Any]) -> Dataset:
         key = json.dumps(node, sort_keys=True, default=str)
@@ -136,6 +160,11 @@ class Planner:
                 raise UserError(
                     f"batch_size={cfg.batch_size} exceeds the {len(data.train)} training images "
                     f"of {data.name}; choose at most that many"
+                )
+            if not cfg.drop_last and len(data.train) % cfg.batch_size == 1:
+                raise UserError(
+                    f"drop_last=false leaves a batch of one of the {len(data.train)} images, which "
+                    f"BatchNorm cannot use; choose another batch_size than {cfg.batch_size}"
                 )
             instantiate(cfg.augment)
             self._trainers[key] = build_trainer(cfg, data, resolve_device(cfg.device))
@@ -159,12 +188,9 @@ class Planner:
                 skipped.append(f"{name}: {reason}")
                 continue
             task.check(encoder, task_data)
+            own = {k: v for k, v in node.items() if k != "data"}
             hash8 = _hash(
-                {
-                    "task": {k: v for k, v in node.items() if k != "data"},
-                    "version": _version(node),
-                    "data": task_data.fingerprint,
-                }
+                {"task": own, "version": _version(own), "data": task_data.fingerprint},
             )
             file = folder / "results" / f"{name}-{task_data.name}-{hash8}" / f"seed{cfg.eval_seed}"
             result = file.with_suffix(".json")
@@ -214,6 +240,8 @@ def check_writable(folder: Path) -> None:
 def _typed(composed: DictConfig) -> Config:
     """The resolved configuration as a plain object, without Hydra's own node."""
     plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    if plain.precision == "auto":  # before what refers to it is resolved
+        plain.precision = native_precision(resolve_device(plain.device))
     # Merging into the schema once more refuses keys that +key=value added at the root.
     cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(cfg, Config)
@@ -257,8 +285,16 @@ def _result_payload(cfg: Config, data: Dataset) -> dict[str, Any]:
     return payload
 
 
-def _version(node: Mapping[str, Any]) -> int | str | None:
-    """The version that a plug-in declares, or the hash of its source if it is not the suite's."""
+def _version(node: Mapping[str, Any]) -> int | str | dict[str, Any] | None:
+    """The version that a plug-in declares, or the hash of its source if it is not the suite's.
+
+    With plug-ins nested in it, theirs too, by key.
+    """
+    nested = {key: _version(value) for key, value in nested_nodes(node).items()}
+    return {"own": _own_version(node), **nested} if nested else _own_version(node)
+
+
+def _own_version(node: Mapping[str, Any]) -> int | str | None:
     plugin = target(node)
     try:
         source = Path(inspect.getsourcefile(plugin) or "").resolve()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.augment import Augment, normalise
 from benchmark.checkpoint import load_checkpoint, save_checkpoint
-from benchmark.contracts import Batch, Dataset
+from benchmark.contracts import Batch, Dataset, Split
 from benchmark.metrics import MetricsLog, StepBuffer
 from benchmark.optim import set_learning_rate
 from benchmark.schedule import warmup_cosine
@@ -27,7 +28,21 @@ from benchmark.trainer import Trainer
 # Called as report(state in words, steps done, whether an epoch has ended).
 Report = Callable[[str, int, bool], None]
 
-_SHOWN = {"loss": "loss", "mask_loss": "mask"}
+# Terms that the display shows as means over the epoch so far, and how.
+_SHOWN = {"loss": "loss {:.2f}", "mask_loss": "mask {:.2f}", "probe": "probe {:.1f}%"}
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Cost of training on one image.
+
+    Attributes:
+        encoder_forwards: images that the encoder sees, the teacher's not counted.
+        flops: floating-point operations.
+    """
+
+    encoder_forwards: float
+    flops: float
 
 
 @dataclass(frozen=True)
@@ -69,7 +84,10 @@ class Pretraining:
         base_rates: learning rates of encoder and method after the warm-up.
         schedule: of both rates.
         device: where everything lives.
+        drop_last: leave a last incomplete batch of an epoch out.
         log_every_steps: steps between lines of metrics.jsonl.
+        log_limits: log the losses without a mask and with everything hidden beside those of
+            the slots.
         checkpoint_every_epochs: epochs between checkpoints.
     """
 
@@ -85,7 +103,9 @@ class Pretraining:
         base_rates: tuple[float, float],
         schedule: Schedule,
         device: torch.device,
+        drop_last: bool,
         log_every_steps: int,
+        log_limits: bool,
         checkpoint_every_epochs: int,
     ) -> None:
         self.trainer = trainer
@@ -97,11 +117,15 @@ class Pretraining:
         self.schedule = schedule
         self.device = device
         self.log_every_steps = log_every_steps
+        self.log_limits = log_limits
         self.checkpoint_every_epochs = checkpoint_every_epochs
         self.images = data.train.images.to(device)
         self.labels = None if data.train.labels is None else data.train.labels.to(device)
+        segments = data.train.segments if "segments" in trainer.method.needs else None
+        self.segments = None if segments is None else segments.to(device)
         self.mean, self.std = data.mean, data.std
-        self.steps_per_epoch = len(data.train) // batch_size
+        count = len(data.train)
+        self.steps_per_epoch = count // batch_size if drop_last else math.ceil(count / batch_size)
 
     @property
     def steps(self) -> int:
@@ -113,18 +137,39 @@ class Pretraining:
         streams = Streams(self.seed, epoch, index)
         images = self.images[index]
         pixels = [self.augment(images, streams, view) for view in range(2)]
-        views = torch.stack([normalise(p, self.mean, self.std) for p in pixels])
+        segments = None
+        if self.segments is not None:
+            objects = self.segments[index]
+            segments = torch.stack([self.augment.segments(objects, streams, v) for v in range(2)])
         return Batch(
-            views=views,
-            pixels=pixels[1],
+            views=torch.stack([normalise(p, self.mean, self.std) for p in pixels]),
+            pixels=torch.stack(pixels),
             index=index,
             labels=None if self.labels is None else self.labels[index],
+            segments=segments,
             progress=step / max(self.steps, 1),
             streams=streams,
         )
 
-    def flops_per_image(self) -> float:
-        """Floating-point operations of a whole step, counted on copies with two images."""
+    def plain_batch(self, split: Split, count: int) -> Batch:
+        """The first images of a split as they are, as both views, at the end of training."""
+        index = torch.arange(min(count, len(split)))
+        pixels = (split.images[index].to(self.device) / 255).expand(2, -1, -1, -1, -1)
+        segments = None
+        if split.segments is not None:
+            segments = split.segments[index].long().to(self.device).expand(2, -1, -1, -1)
+        return Batch(
+            views=normalise(pixels[0], self.mean, self.std).expand(2, -1, -1, -1, -1),
+            pixels=pixels,
+            index=index.to(self.device),
+            labels=None,
+            segments=segments,
+            progress=1.0,
+            streams=Streams(self.seed, self.epochs, index.to(self.device)),
+        )
+
+    def cost_per_image(self) -> Cost:
+        """What a training step costs on average, counted on copies with two images."""
         parts = {
             name: copy.deepcopy(getattr(self.trainer, name))
             for name in ("encoder", "objective", "method")
@@ -135,9 +180,18 @@ class Pretraining:
         if rehearsal.mask_optimiser is not None:
             rehearsal.mask_optimiser = torch.optim.SGD(parts["method"].parameters(), lr=0.0)
         batch = self.batch(0, 0, torch.arange(2, device=self.device))
+        forwards = 0
+
+        def count(*_: object) -> None:
+            nonlocal forwards
+            forwards += 1
+
+        parts["encoder"].register_forward_pre_hook(count)
+        cycle = self.trainer.turns.encoder_steps  # after which the players' turns repeat
         with FlopCounterMode(display=False) as counter:
-            rehearsal.step(batch)
-        return float(counter.get_total_flops()) / 2
+            for step in range(cycle):
+                rehearsal.step(batch, step)
+        return Cost(forwards / cycle, float(counter.get_total_flops()) / (2 * cycle))
 
     def run(self, folder: Path, owner: str, report: Report) -> dict[str, Any]:
         """Train to the end; returns the cost.
@@ -153,7 +207,7 @@ class Pretraining:
         checkpoints = folder / "checkpoints"
         first_epoch, position = load_checkpoint(checkpoints, owner, self.trainer)
         log = MetricsLog(folder / "metrics.jsonl", position.get("metrics_bytes", 0))
-        flops = self.flops_per_image() if self.steps else 0.0
+        cost = self.cost_per_image() if self.steps else Cost(0.0, 0.0)
         seconds_before = float(position.get("seconds", 0.0))
         started = time.monotonic()
 
@@ -162,52 +216,59 @@ class Pretraining:
 
         try:
             for epoch in range(first_epoch, self.epochs):
-                self._epoch(epoch, log, flops, seconds, report)
+                self._epoch(epoch, log, cost, seconds, report)
                 if (epoch + 1) % self.checkpoint_every_epochs == 0 or epoch + 1 == self.epochs:
                     state = {"metrics_bytes": log.flush(), "seconds": seconds()}
                     save_checkpoint(checkpoints, owner, self.trainer, epoch + 1, state)
         finally:
             log.close()
-        return self._cost(self.steps, flops, seconds())
+        return self._cost(self.steps, cost, seconds())
 
-    def _cost(self, step: int, flops: float, seconds: float) -> dict[str, Any]:
-        images = step * self.batch_size
-        slots = self.trainer.method.num_masks
-        phases = 2 if self.trainer.mask_optimiser is not None else 1
+    def _cost(self, steps: int, per_image: Cost, seconds: float) -> dict[str, Any]:
+        epochs, rest = divmod(steps, max(self.steps_per_epoch, 1))
+        images = epochs * self.images_per_epoch + rest * self.batch_size
         return {
-            "encoder_forwards": images * (1 + slots) * phases,
-            "flops": images * flops,
+            "encoder_forwards": round(images * per_image.encoder_forwards),
+            "flops": images * per_image.flops,
             "seconds": round(seconds, 3),
         }
+
+    @property
+    def images_per_epoch(self) -> int:
+        """Images that an epoch trains on."""
+        return min(self.steps_per_epoch * self.batch_size, len(self.images))
 
     def _epoch(
         self,
         epoch: int,
         log: MetricsLog,
-        flops: float,
+        per_image: Cost,
         seconds: Callable[[], float],
         report: Report,
     ) -> None:
         order = permutation(self.seed, "order", epoch, len(self.images), self.device)
         buffer = StepBuffer()
-        sums: dict[str, float] = defaultdict(float)
+        seen: dict[str, list[float]] = defaultdict(list)
         started = time.monotonic()
         for i in range(self.steps_per_epoch):
             step = epoch * self.steps_per_epoch + i
             rates = self._set_rates(step)
             index = order[i * self.batch_size : (i + 1) * self.batch_size]
-            buffer.add(step, self.trainer.step(self.batch(epoch, step, index)))
             ended = i + 1 == self.steps_per_epoch
-            if not ended and (i + 1) % self.log_every_steps:
+            logged = ended or (i + 1) % self.log_every_steps == 0
+            batch = self.batch(epoch, step, index)
+            terms = self.trainer.step(batch, step, diagnose=logged and self.log_limits)
+            buffer.add(step, terms)
+            if not logged:
                 continue
-            for step_done, terms in buffer.drain():  # noqa: B007
-                for name in ("loss", "mask_loss", "probe"):
-                    sums[name] += terms.get(name, 0.0)
-            cost = self._cost(step + 1, flops, seconds())
-            log.write({"epoch": epoch, "step": step_done, "lr": rates, **terms, **cost})
+            drained = buffer.drain()
+            for name in _SHOWN:
+                seen[name] += [line[name] for _, line in drained if name in line]
+            cost = self._cost(step + 1, per_image, seconds())
+            log.write({"epoch": epoch, "step": step, "lr": rates, **drained[-1][1], **cost})
             speed = (i + 1) * self.batch_size / (time.monotonic() - started)
-            means = {name: total / (i + 1) for name, total in sums.items()}
-            report(self._line(epoch, terms, means, speed, step), step + 1, ended)
+            means = {name: sum(values) / len(values) for name, values in seen.items() if values}
+            report(self._line(epoch, means, speed, step), step + 1, ended)
 
     def _set_rates(self, step: int) -> list[float]:
         rates = [
@@ -221,15 +282,11 @@ class Pretraining:
             set_learning_rate(self.trainer.mask_optimiser, rates[1])
         return rates
 
-    def _line(
-        self, epoch: int, terms: dict[str, Any], means: dict[str, float], speed: float, step: int
-    ) -> str:
+    def _line(self, epoch: int, means: dict[str, float], speed: float, step: int) -> str:
         """The state of training in words; means are over the epoch so far."""
         left = (self.steps - step - 1) * self.batch_size / speed
         words = [f"epoch {epoch + 1}/{self.epochs}"]
-        words += [f"{word} {means[name]:.2f}" for name, word in _SHOWN.items() if name in terms]
-        if "probe" in terms:
-            words.append(f"probe {means['probe']:.1f}%")
+        words += [form.format(means[name]) for name, form in _SHOWN.items() if name in means]
         words.append(f"{speed:.0f} img/s")
         words.append(f"{left // 60:.0f}:{left % 60:02.0f} left")
         return "  ".join(words)

@@ -23,7 +23,7 @@ from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE
 from benchmark.contracts import UserError
 from benchmark.job import execute
 from benchmark.launcher import default_jobs, launch
-from benchmark.plan import Planned, Planner, control_line, expand
+from benchmark.plan import Planned, Planner, control_line, expand, with_experiment
 from benchmark.progress import Display
 from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
@@ -70,6 +70,7 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], li
         UserError: for anything that would make a run fail later.
     """
     notes = []
+    overrides = with_experiment(overrides)
     if not any(o.split("=")[0] == "seed" for o in overrides):
         notes.append("no seed given: seed=0")
     planner = Planner()

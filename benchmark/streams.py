@@ -47,13 +47,19 @@ def _word(text: str) -> int:
 class Streams:
     """Draws for the samples of one batch in one epoch."""
 
-    def __init__(self, seed: int, epoch: int, index: Int[Tensor, "b"]) -> None:
+    def __init__(self, seed: int, epoch: int, index: Int[Tensor, "b"], prefix: str = "") -> None:
         self.seed = seed
         self.epoch = epoch
         self.index = index.long()
+        self.prefix = prefix
+
+    def apart(self, name: str) -> Streams:
+        """Streams of the same samples in which every purpose draws other numbers."""
+        return Streams(self.seed, self.epoch, self.index, f"{self.prefix}{name}/")
 
     def _bits(self, purpose: str, draws: int) -> Int[Tensor, "b draws"]:
-        key = _mix(self.index * _GAMMA + _word(f"{self.seed}/{purpose}/{self.epoch}"))
+        word = _word(f"{self.seed}/{self.prefix}{purpose}/{self.epoch}")
+        key = _mix(self.index * _GAMMA + word)
         counter = torch.arange(1, draws + 1, device=key.device) * _GAMMA
         return _mix(key[:, None] + counter)
 
@@ -61,6 +67,12 @@ class Streams:
         """Uniform float32 draws in [0, 1), ``shape`` per sample."""
         bits = _shift_right(self._bits(purpose, math.prod(shape)), 40)
         return (bits.float() * 2.0**-24).view(len(self.index), *shape)
+
+    def normal(self, purpose: str, *shape: int) -> Float[Tensor, "b ..."]:
+        """Standard normal float32 draws (Box and Muller 1958), ``shape`` per sample."""
+        radius, angle = self.uniform(purpose, 2, *shape).unbind(1)
+        # 1 - u lies in (0, 1], where the logarithm is finite.
+        return (-2 * torch.log1p(-radius)).sqrt() * torch.cos(2 * math.pi * angle)
 
 
 def permutation(

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Images, UserError
+from benchmark.contracts import UserError
 
 NORMS = ("instance", "group", "batch", "none")
 _BOTTLENECK_DIM = 128
@@ -70,12 +70,13 @@ class MaskNet(nn.Module):
         image_size: side of the images in pixels.
         width: channels of the first block and of the output.
         norm: "instance", "group" (8 groups), "batch" or "none".
+        in_channels: of the input; more than 3 for a net that sees masks beside the image.
 
     Raises:
         UserError: for a size that cannot be halved, an unknown norm or a width it cannot group.
     """
 
-    def __init__(self, image_size: int, width: int, norm: str) -> None:
+    def __init__(self, image_size: int, width: int, norm: str, in_channels: int = 3) -> None:
         super().__init__()
         check_image_size(image_size)
         if norm not in NORMS:
@@ -87,7 +88,7 @@ class MaskNet(nn.Module):
         blocks = num_blocks(image_size)
         inner = image_size // 2 ** (blocks - 1)
         outputs = [width] * (blocks - 3) + [2 * width] * 3
-        inputs = [3, *outputs[:-1]]
+        inputs = [in_channels, *outputs[:-1]]
         self.down = nn.ModuleList(_block(i, o, norm) for i, o in zip(inputs, outputs, strict=True))
         # Level by level upwards: what comes from below has the level's own width, as has the skip.
         ups = [2 * width, 2 * width, *[width] * (blocks - 2)]
@@ -106,7 +107,7 @@ class MaskNet(nn.Module):
             nn.ReLU(),
         )
 
-    def forward(self, x: Images) -> Float[Tensor, "b c h w"]:
+    def forward(self, x: Float[Tensor, "b i h w"]) -> Float[Tensor, "b c h w"]:
         """Features of every pixel."""
         skips: list[Tensor] = []
         for i, block in enumerate(self.down):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from benchmark.contracts import Batch, MaskingMethod, Proposal
 
 
@@ -16,5 +18,4 @@ class NoMask(MaskingMethod):
 
     def forward(self, batch: Batch) -> Proposal:
         """Propose the empty mask."""
-        b, _, h, w = batch.pixels.shape
-        return Proposal(batch.pixels.new_zeros(b, 1, h, w))
+        return Proposal(torch.zeros_like(batch.views[1, :, :1]))

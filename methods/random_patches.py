@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, UserError
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
+from benchmark.schedule import Ramp, Value
+from methods.grid import Grid
 
 
 class RandomPatches(MaskingMethod):
@@ -10,9 +12,10 @@ class RandomPatches(MaskingMethod):
 
     Args:
         image_size: side of the images in pixels.
-        ratio: share of cells to hide, in (0, 1); rounded to whole cells.
+        ratio: share of cells to hide, in (0, 1), constant or a ramp; rounded to whole cells.
         patch_size: side of a cell in pixels; must divide the image size.
         num_masks: independent masks per image.
+        reduction: how the losses of the masks become one.
 
     Raises:
         UserError: for values out of range.
@@ -20,32 +23,25 @@ class RandomPatches(MaskingMethod):
 
     version = 1
 
-    def __init__(self, image_size: int, ratio: float, patch_size: int, num_masks: int = 1) -> None:
+    def __init__(
+        self,
+        image_size: int,
+        ratio: Value,
+        patch_size: int,
+        num_masks: int = 1,
+        reduction: Reduction = "mean",
+    ) -> None:
         super().__init__()
-        if patch_size < 1 or image_size % patch_size:
-            raise UserError(
-                f"method.patch_size={patch_size} must divide the image size {image_size}"
-            )
-        if not 0 < ratio < 1:
-            raise UserError(f"method.ratio={ratio} must lie between 0 and 1, both excluded")
+        self.grid = Grid(image_size, patch_size)
+        self.ratio = Ramp.parse("method.ratio", ratio)
+        self.grid.check_ratio("method.ratio", self.ratio)
         if num_masks < 1:
             raise UserError(f"method.num_masks={num_masks} must be at least 1")
-        self.patch_size = patch_size
-        self.grid = image_size // patch_size
         self.num_masks = num_masks
-        self.num_hidden = round(ratio * self.grid**2)
-        if not 0 < self.num_hidden < self.grid**2:
-            raise UserError(
-                f"method.ratio={ratio} hides {self.num_hidden} of {self.grid**2} cells; "
-                "choose a smaller patch_size or another ratio"
-            )
+        self.reduction = reduction
 
     def forward(self, batch: Batch) -> Proposal:
         """Hide the cells with the smallest random keys."""
-        cells = self.grid**2
-        keys = batch.streams.uniform("mask/random", self.num_masks, cells)
-        rank = keys.argsort(dim=-1, stable=True).argsort(dim=-1)
-        hidden = (rank < self.num_hidden).to(batch.pixels.dtype)
-        masks = hidden.view(-1, self.num_masks, self.grid, self.grid)
-        masks = masks.repeat_interleave(self.patch_size, 2).repeat_interleave(self.patch_size, 3)
-        return Proposal(masks)
+        keys = batch.streams.uniform("mask/random", self.num_masks, self.grid.cells)
+        masks = self.grid.hide_highest(-keys, self.grid.count(self.ratio.at(batch.progress)))
+        return Proposal(masks.to(batch.pixels.dtype))

@@ -2,73 +2,70 @@
 
 from __future__ import annotations
 
-import math
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Masks, Proposal, UserError
-from benchmark.precision import full_precision
-from methods.mask_net import MaskNet
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
+from methods.budgets import BudgetRule, FixedBudget
+from methods.mask_heads import Activation, HistoryInput, SequentialHeads
+from methods.penalties import (
+    BudgetOver,
+    BudgetSide,
+    BudgetUnit,
+    History,
+    budget_excess,
+    budget_penalty,
+    consistency_penalty,
+    overlap_penalty,
+)
 
-BudgetSide = Literal["upper", "two"]
-
-
-def budget_penalty(
-    masks: Masks, budgets: Float[Tensor, "b n"], side: BudgetSide
-) -> Float[Tensor, ""]:
-    """R_b of section 3, ``(area - b)^2``, averaged over masks and batch.
-
-    The paper sums pixels but calls b a share of them, so the area is the mean over pixels. With
-    ``side="upper"`` only an excess counts: the one reading that leaves a mask free to hide
-    nothing, as Appendix B observes.
-    """
-    excess = masks.mean((2, 3)) - budgets
-    if side == "upper":
-        excess = excess.clamp_min(0)
-    return excess.square().mean()
-
-
-def overlap_penalty(masks: Masks) -> Float[Tensor, ""]:
-    """``m^i . sum_{j<i} m^j`` (section 3), averaged over masks, batch and pixels."""
-    earlier = masks.cumsum(1) - masks
-    return (masks * earlier).mean()
-
-
-def consistency_penalty(masks: Masks) -> Float[Tensor, ""]:
-    """``||m - m*||^2``, m* the 3x3 average of m (Appendix C), per mask, image and pixel."""
-    smooth = F.avg_pool2d(masks, 3, stride=1, padding=1, count_include_pad=False)
-    return (masks - smooth).square().mean()
+_CURVATURE = 20.0  # of the augmented Lagrangian: twice the weight of its quadratic part
 
 
 class Sequential(MaskingMethod):
     """Masks one after another: m^k from the image and all earlier masks.
 
-    A U-Net runs once; head k is a 1x1 convolution with a sigmoid on its features and on
-    m^1 ... m^{k-1}, which breaks the symmetry between slots.
+    Where the paper is silent an argument decides; docs/reproduction.md says what each changes.
 
     Args:
         image_size: side of the images in pixels.
         num_masks: N.
         width: channels of the U-Net.
         norm: norm of the U-Net.
-        budget: b, the share of pixels that a mask may hide, in (0, 1).
-        budget_side: "upper" penalises only what exceeds the budget, "two" any difference.
-        budget_weight: of the budget penalty.
+        budget: b, the share of pixels that a mask may hide: a number in (0, 1), a ramp over
+            training, or a rule that decides for each image.
+        budget_side: "upper" penalises only what exceeds the budget, "two" any difference, and
+            "hard" hides exactly the budget's share of pixels, with no penalty.
+        budget_unit: see `methods.penalties.budget_excess`.
+        budget_over: see `methods.penalties.budget_penalty`.
+        budget_weight: of the budget penalty; "auto" for an augmented Lagrangian whose multiplier
+            for each slot climbs until the budget is kept.
+        budget_rate: of that climb, per step and unit of area.
         overlap_weight: of the overlap penalty, a sum over pixels in the paper.
-        consistency_weight: of the consistency penalty, likewise.
-        penalty_size: side in pixels of the image for which the two weights above are meant; at
-            other sizes they are rescaled by the number of pixels.
+        overlap_history: see `methods.penalties.overlap_penalty`.
+        consistency_weight: of the consistency penalty, likewise a sum.
+        consistency_kernel: side of the pooling window, odd.
+        consistency_detach: take the pooled mask as a fixed target.
+        penalty_size: side in pixels of the image for which the two weights of sums are meant; at
+            other sizes they are rescaled by the number of pixels. The image's own size gives the
+            paper's sums, 1 gives means.
+        history_input: see `methods.mask_heads.SequentialHeads`.
+        share_head: likewise.
+        activation: likewise.
+        detach_history: keep gradients from the earlier masks, where they are an "input", in the
+            "overlap" penalty, in "both" or in "none".
         initial_area: share of pixels that each mask hides at the start.
+        reduction: of losses and penalties over the masks; the paper's is the mean.
 
     Raises:
         UserError: for values out of range.
     """
 
-    version = 1
+    version = 2
 
     def __init__(
         self,
@@ -76,61 +73,122 @@ class Sequential(MaskingMethod):
         num_masks: int,
         width: int,
         norm: str,
-        budget: float,
-        budget_side: BudgetSide,
-        budget_weight: float,
-        overlap_weight: float,
-        consistency_weight: float,
-        penalty_size: int,
-        initial_area: float,
+        budget: float | Mapping[str, Any] | BudgetRule,
+        budget_side: BudgetSide = "upper",
+        budget_unit: BudgetUnit = "share",
+        budget_over: BudgetOver = "image",
+        budget_weight: float | Literal["auto"] = 30.0,
+        budget_rate: float = 0.1,
+        overlap_weight: float = 1e-4,
+        overlap_history: History = "sum",
+        consistency_weight: float = 1e-4,
+        consistency_kernel: int = 3,
+        consistency_detach: bool = False,
+        penalty_size: int = 96,
+        history_input: HistoryInput = "head",
+        share_head: bool = False,
+        activation: Activation = "sigmoid",
+        detach_history: Literal["none", "input", "overlap", "both"] = "none",
+        initial_area: float = 0.25,
+        reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
         if num_masks < 1:
             raise UserError(f"method.num_masks={num_masks} must be at least 1")
-        for key, share in (("budget", budget), ("initial_area", initial_area)):
-            if not 0 < share < 1:
-                raise UserError(f"method.{key}={share} must lie between 0 and 1, both excluded")
-        for key, weight in (
-            ("budget_weight", budget_weight),
+        if not 0 < initial_area < 1:
+            raise UserError(
+                f"method.initial_area={initial_area} must lie between 0 and 1, both excluded"
+            )
+        for key, value in (
+            ("budget_weight", 0 if budget_weight == "auto" else budget_weight),
+            ("budget_rate", budget_rate),
             ("overlap_weight", overlap_weight),
             ("consistency_weight", consistency_weight),
             ("penalty_size", penalty_size),
         ):
-            if weight < 0:
-                raise UserError(f"method.{key}={weight} must not be negative")
+            if value < 0:
+                raise UserError(f"method.{key}={value} must not be negative")
+        if not 1 <= consistency_kernel < 2 * image_size or consistency_kernel % 2 == 0:
+            raise UserError(f"method.consistency_kernel={consistency_kernel} must be odd and fit")
+        rule = budget if isinstance(budget, BudgetRule) else FixedBudget("method.budget", budget)
+        if budget_side == "hard" and rule.needs_masks:
+            raise UserError(
+                "method.budget_side=hard needs the budgets before the masks; "
+                "choose another order than matched, or another side"
+            )
         self.num_masks = num_masks
-        self.budget = budget
-        self.budget_side = budget_side
+        self.budget_rule = rule
+        self.budget_side: BudgetSide = budget_side
+        self.budget_unit: BudgetUnit = budget_unit
+        self.budget_over: BudgetOver = budget_over
         self.budget_weight = budget_weight
+        self.budget_rate = budget_rate
         self.overlap_weight = overlap_weight * penalty_size**2
+        self.overlap_history: History = overlap_history
         self.consistency_weight = consistency_weight * penalty_size**2
-        self.unet = MaskNet(image_size, width, norm)
-        heads = [nn.Conv2d(width + k, 1, 1) for k in range(num_masks)]
-        for head in heads:
-            assert head.bias is not None
-            nn.init.constant_(head.bias, math.log(initial_area / (1 - initial_area)))
-        self.heads = nn.ModuleList(heads)
+        self.consistency_kernel = consistency_kernel
+        self.consistency_detach = consistency_detach
+        self.detach_overlap = detach_history in ("overlap", "both")
+        self.reduction = reduction
+        self.heads = SequentialHeads(
+            image_size,
+            num_masks,
+            width,
+            norm,
+            history_input,
+            share_head,
+            detach_history in ("input", "both"),
+            activation,
+            initial_area,
+        )
+        self.register_buffer("multipliers", torch.zeros(num_masks))
+        self.multipliers: Tensor
 
     def forward(self, batch: Batch) -> Proposal:
-        """Propose N soft masks of view 1, in order."""
-        seen = self.unet(batch.views[1])
-        masks: list[Tensor] = []
-        for head in self.heads:
-            mask = full_precision(head(seen)).sigmoid()
-            masks.append(mask)
-            seen = torch.cat([seen, mask.to(seen.dtype)], dim=1)
-        return Proposal(torch.cat(masks, dim=1), self.budgets(batch))
-
-    def budgets(self, batch: Batch) -> Float[Tensor, "b n"]:
-        """The share that each mask of each image may hide."""
-        return batch.pixels.new_full((len(batch.pixels), self.num_masks), self.budget)
+        """Propose N masks of view 1, in order."""
+        hard = self.budget_rule(batch, self.num_masks, None) if self.budget_side == "hard" else None
+        masks = self.heads(batch.views[1], batch.streams, hard)
+        budgets = self.budget_rule(batch, self.num_masks, masks.detach()) if hard is None else hard
+        return Proposal(masks, budgets=budgets)
 
     def penalties(self, proposal: Proposal) -> dict[str, Tensor]:
         """Budget, overlap and consistency."""
-        masks, budgets = proposal.masks, proposal.budgets
-        assert budgets is not None
-        return {
-            "budget": self.budget_weight * budget_penalty(masks, budgets, self.budget_side),
-            "overlap": self.overlap_weight * overlap_penalty(masks),
-            "consistency": self.consistency_weight * consistency_penalty(masks),
+        masks = proposal.masks
+        overlap = overlap_penalty(masks, self.overlap_history, detach=self.detach_overlap)
+        consistency = consistency_penalty(
+            masks, self.consistency_kernel, detach=self.consistency_detach
+        )
+        per_slot = {
+            "overlap": self.overlap_weight * overlap,
+            "consistency": self.consistency_weight * consistency,
         }
+        if self.budget_side != "hard":
+            per_slot = {"budget": self._budget(proposal), **per_slot}
+        mean = self.reduction == "mean"
+        return {name: v.mean() if mean else v.sum() for name, v in per_slot.items()}
+
+    def _excess(self, proposal: Proposal) -> Float[Tensor, "b n"]:
+        assert proposal.budgets is not None
+        return budget_excess(proposal.masks, proposal.budgets, self.budget_unit)
+
+    def _budget(self, proposal: Proposal) -> Float[Tensor, "n"]:
+        excess = self._excess(proposal)
+        if isinstance(self.budget_weight, str):
+            return self._lagrangian(excess.mean(0))
+        return self.budget_weight * budget_penalty(excess, self.budget_side, self.budget_over)
+
+    def _lagrangian(self, excess: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
+        """Augmented Lagrangian (Nocedal, Wright: Numerical Optimization, 2006, eq. 17.65)."""
+        reached = self._bounded(self.multipliers + _CURVATURE * excess)
+        return (reached.square() - self.multipliers.square()) / (2 * _CURVATURE)
+
+    def _bounded(self, multipliers: Tensor) -> Tensor:
+        """An upper bound never pushes areas up."""
+        return multipliers.clamp_min(0) if self.budget_side == "upper" else multipliers
+
+    @torch.no_grad()
+    def after_step(self, proposal: Proposal) -> None:
+        """Let the multipliers climb."""
+        if self.budget_weight == "auto" and self.budget_side != "hard":
+            excess = self._excess(proposal).mean(0)
+            self.multipliers.copy_(self._bounded(self.multipliers + self.budget_rate * excess))

@@ -1,99 +1,121 @@
-"""Sequential masks with a budget of its own for each image (the seed paper, section 5)."""
+"""A budget of its own for each image, from its superpixels (the seed paper, section 5)."""
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, UserError
-from methods.sequential import BudgetSide, Sequential
+from benchmark.contracts import Batch, Masks, UserError
+from methods.budgets import BudgetRule
 from methods.superpixels import cluster_budgets
 
+Order = Literal["descending", "ascending", "random", "matched"]
+Control = Literal["none", "shuffled", "equal"]
 
-class SuperpixelBudget(Sequential):
-    """b_k is the size of the k-th largest cluster of superpixels, clustered by mean RGB.
+
+class SuperpixelBudget(BudgetRule):
+    """b_k is the size of a cluster of superpixels, clustered by mean colour.
 
     The paper only sketches this. Here: SLIC on view 1 before normalisation, k-means of the
-    superpixels' mean colours with one cluster per mask, shares of pixels in descending order,
-    clipped so that no mask is free to hide nearly all, or bound to hide nearly nothing.
+    superpixels' mean colours, and shares of pixels as budgets, clipped so that no mask is free to
+    hide nearly all, or bound to hide nearly nothing.
 
     Args:
         num_segments: superpixels per image, rounded to a grid.
-        compactness: weight of distance against colour in SLIC, in units of RGB in [0, 1].
-        slic_iterations: assignment and update steps.
-        kmeans_iterations: likewise.
+        compactness: weight of distance against colour in SLIC.
+        slic_iterations: rounds of SLIC; 0 leaves the grid.
+        colour: space of SLIC and clusters, "rgb" (the paper's) or "lab".
+        num_clusters: K; None for as many as masks. With more clusters than masks the largest
+            count, with fewer the masks over get ``min_budget``.
+        kmeans_iterations: rounds of k-means.
+        order: which slot gets which cluster. "descending" and "ascending" by size; "random" for
+            each image; "matched" to the areas that the masks have already, at the least total
+            squared change.
         min_budget: lower clip of b_k, in [0, 1).
         max_budget: upper clip of b_k, in (0, 1].
+        control: "shuffled" gives each image the budgets of another image of the batch, "equal"
+            gives every mask 1/N: is it the image's own sizes that help?
 
-    The other arguments are those of `Sequential`, which has no fixed budget here.
+    Raises:
+        UserError: for values out of range.
     """
 
-    version = 1
+    version = 2
 
     def __init__(
         self,
-        image_size: int,
-        num_masks: int,
-        width: int,
-        norm: str,
-        budget_side: BudgetSide,
-        budget_weight: float,
-        overlap_weight: float,
-        consistency_weight: float,
-        penalty_size: int,
-        initial_area: float,
         num_segments: int,
         compactness: float,
         slic_iterations: int,
+        colour: Literal["rgb", "lab"],
+        num_clusters: int | None,
         kmeans_iterations: int,
+        order: Order,
         min_budget: float,
         max_budget: float,
+        control: Control = "none",
     ) -> None:
-        super().__init__(
-            image_size=image_size,
-            num_masks=num_masks,
-            width=width,
-            norm=norm,
-            budget=initial_area,
-            budget_side=budget_side,
-            budget_weight=budget_weight,
-            overlap_weight=overlap_weight,
-            consistency_weight=consistency_weight,
-            penalty_size=penalty_size,
-            initial_area=initial_area,
-        )
         if not 0 <= min_budget < max_budget <= 1:
             raise UserError(
-                f"method.min_budget={min_budget} and max_budget={max_budget} must satisfy "
+                f"method.budget.min_budget={min_budget} and max_budget={max_budget} must satisfy "
                 "0 <= min_budget < max_budget <= 1"
             )
-        if not num_masks <= num_segments <= image_size**2:
+        if num_clusters is not None and not 1 <= num_clusters <= num_segments:
             raise UserError(
-                f"method.num_segments={num_segments} must lie between num_masks={num_masks} and "
-                f"the number of pixels {image_size**2}"
+                f"method.budget.num_clusters={num_clusters} must lie between 1 and "
+                f"num_segments={num_segments}, or be null"
             )
-        if compactness <= 0 or slic_iterations < 1 or kmeans_iterations < 1:
+        if compactness <= 0 or slic_iterations < 0 or kmeans_iterations < 1:
             raise UserError(
-                f"method.compactness={compactness}, slic_iterations={slic_iterations} and "
-                f"kmeans_iterations={kmeans_iterations} must all be positive"
+                f"method.budget.compactness={compactness} and kmeans_iterations="
+                f"{kmeans_iterations} must be positive, slic_iterations={slic_iterations} "
+                "not negative"
             )
         self.num_segments = num_segments
         self.compactness = compactness
         self.slic_iterations = slic_iterations
+        self.colour: Literal["rgb", "lab"] = colour
+        self.num_clusters = num_clusters
         self.kmeans_iterations = kmeans_iterations
+        self.order: Order = order
         self.min_budget = min_budget
         self.max_budget = max_budget
+        self.control: Control = control
+        self.needs_masks = order == "matched"
 
     @torch.no_grad()
-    def budgets(self, batch: Batch) -> Float[Tensor, "b n"]:
-        """Cluster sizes of each image, largest first."""
-        shares = cluster_budgets(
-            batch.pixels,
-            num_clusters=self.num_masks,
+    def __call__(self, batch: Batch, num_masks: int, masks: Masks | None) -> Float[Tensor, "b n"]:
+        """Cluster sizes of each image in the order asked for."""
+        b = batch.views.shape[1]
+        if self.control == "equal":
+            return batch.views.new_full((b, num_masks), 1 / num_masks)
+        sizes = cluster_budgets(
+            batch.pixels[1],
+            num_clusters=self.num_clusters or num_masks,
             num_segments=self.num_segments,
             compactness=self.compactness,
             slic_iterations=self.slic_iterations,
             kmeans_iterations=self.kmeans_iterations,
+            colour=self.colour,
         )
-        return shares.clamp(self.min_budget, self.max_budget)
+        if self.control == "shuffled":
+            sizes = sizes.roll(1, 0)
+        sizes = F.pad(sizes[:, :num_masks], (0, max(0, num_masks - sizes.shape[1])))
+        budgets = sizes.clamp(self.min_budget, self.max_budget)
+        if self.order == "descending":
+            return budgets
+        if self.order == "ascending":
+            return budgets.flip(1)
+        if self.order == "random":
+            wanted = batch.streams.uniform("mask/budget_order", num_masks)
+        else:
+            assert masks is not None, "a rule that needs masks is given them"
+            wanted = masks.mean((2, 3))
+        # The k-th largest wish gets the k-th largest budget: for squared differences of numbers,
+        # pairing both in sorted order is the optimal assignment.
+        place = wanted.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
+        return budgets.gather(1, place)

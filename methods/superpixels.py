@@ -1,14 +1,13 @@
-"""Superpixels and what they say about an image's colours: SLIC, then k-means of mean colours.
+"""Superpixels: SLIC for a whole batch, and the main colours of an image made of them.
 
 SLIC is Algorithm 1 of Achanta et al., "SLIC Superpixels Compared to State-of-the-Art Superpixel
-Methods", TPAMI 2012, for a whole batch at once and without waiting for the device. Colours are
-RGB in [0, 1] rather than CIELAB, because the budgets built on top cluster superpixels by average
-RGB and one colour space should decide both; so compactness counts in units of that range, and
-0.1 is about what 10 is in CIELAB.
+Methods", TPAMI 2012, for all images at once and without waiting for the device. A centre starts
+with the mean colour of its grid cell; the paper takes one pixel's colour and therefore has to
+move seeds off edges and noise. The paper leaves connectivity to "a post processing step": here
+that is `connected_parts.connect`.
 
-Two deviations. A centre starts with the mean colour of its grid cell; the paper takes one
-pixel's colour and therefore has to move seeds off edges and noise. Connectivity is not
-enforced, since only areas and mean colours are used.
+Colours are RGB in [0, 1] unless CIELAB is asked for. The unit of compactness is that of the
+colours: 0.1 in RGB is about what 10 is in CIELAB, scikit-image's default.
 """
 
 from __future__ import annotations
@@ -19,7 +18,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmark.contracts import Images, UserError
+from benchmark.contracts import Images, Masks, UserError
+from methods.colour_clusters import ColourSpace, in_colour_space, kmeans
+from methods.connected_parts import connect
 
 _FIXED_POINT = 2.0**24
 _INFINITY_BITS = 0x7F800000
@@ -33,21 +34,60 @@ def cluster_budgets(
     compactness: float = 0.1,
     slic_iterations: int = 5,
     kmeans_iterations: int = 10,
+    colour: ColourSpace = "rgb",
+    connected: bool = True,
 ) -> Float[Tensor, "b k"]:
     """Share of the pixels in each of an image's main colours, largest first.
 
     Args:
-        pixels: images in [0, 1].
+        pixels: images in [0, 1], RGB.
         num_clusters: main colours per image; one with fewer distinct colours has shares of 0.
         num_segments: superpixels, about.
-        compactness: weight of space against colour in SLIC.
-        slic_iterations: rounds of SLIC.
+        compactness: weight of space against colour in SLIC, in units of the colour space.
+        slic_iterations: rounds of SLIC; 0 for the cells of a grid.
         kmeans_iterations: rounds of k-means.
+        colour: space in which superpixels and their clusters are formed.
+        connected: whether superpixels are.
     """
-    labels = slic(pixels, num_segments, compactness, slic_iterations)
-    rows, columns = grid_shape(pixels.shape[2], pixels.shape[3], num_segments)
-    mean_rgb, sizes = segment_means(pixels, labels, rows * columns)
-    return cluster_shares(mean_rgb, sizes, num_clusters, kmeans_iterations)
+    colours = in_colour_space(pixels, colour)
+    labels = slic(colours, num_segments, compactness, slic_iterations, connected=connected)
+    return _clusters(colours, labels, num_segments, num_clusters, kmeans_iterations)[0]
+
+
+def cluster_masks(
+    pixels: Images,
+    num_clusters: int,
+    *,
+    num_segments: int = 64,
+    compactness: float = 0.1,
+    slic_iterations: int = 5,
+    kmeans_iterations: int = 10,
+    colour: ColourSpace = "rgb",
+    connected: bool = True,
+) -> Masks:
+    """Pixels of each of an image's main colours, largest first; together they are all pixels.
+
+    The mean areas of these masks are ``cluster_budgets``, whose arguments these are.
+    """
+    colours = in_colour_space(pixels, colour)
+    labels = slic(colours, num_segments, compactness, slic_iterations, connected=connected)
+    _, cluster = _clusters(colours, labels, num_segments, num_clusters, kmeans_iterations)
+    shown = cluster.gather(1, labels.flatten(1)).view_as(labels)
+    ranks = torch.arange(num_clusters, device=pixels.device)[:, None, None]
+    return (shown[:, None] == ranks).to(pixels.dtype)
+
+
+def _clusters(
+    colours: Images,
+    labels: Int[Tensor, "b h w"],
+    num_segments: int,
+    num_clusters: int,
+    iterations: int,
+) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b s"]]:
+    """Share of the pixels in each cluster, largest first, and the cluster of each superpixel."""
+    rows, columns = grid_shape(labels.shape[1], labels.shape[2], num_segments)
+    means, sizes = segment_means(colours, labels, rows * columns)
+    return kmeans(means, sizes, num_clusters, iterations)
 
 
 def grid_shape(height: int, width: int, num_segments: int) -> tuple[int, int]:
@@ -66,109 +106,79 @@ def grid_shape(height: int, width: int, num_segments: int) -> tuple[int, int]:
 
 
 def slic(
-    pixels: Images, num_segments: int, compactness: float = 0.1, iterations: int = 5
+    pixels: Images,
+    num_segments: int,
+    compactness: float = 0.1,
+    iterations: int = 5,
+    *,
+    colour: ColourSpace = "rgb",
+    connected: bool = True,
 ) -> Int[Tensor, "b h w"]:
     """Superpixel of each pixel, numbered by the grid cell in which its centre starts.
 
     Args:
-        pixels: images in [0, 1].
+        pixels: images, RGB in [0, 1].
         num_segments: rounded to a grid, see ``grid_shape``; a segment may end up empty.
-        compactness: how much colour, in [0, 1], weighs as much as one grid step of distance.
-        iterations: rounds of moving the centres and assigning the pixels.
+        compactness: how much colour weighs as much as one grid step of distance.
+        iterations: rounds of moving the centres and assigning the pixels; 0 leaves the grid.
+        colour: "lab" measures colour in CIELAB, "rgb" in the pixels' own space.
+        connected: whether each segment is made one connected part.
 
     Raises:
         UserError: for a number out of its range.
     """
     if compactness <= 0:
-        raise UserError(f"compactness={compactness} must be above 0; try 0.1")
-    if iterations < 1:
-        raise UserError(f"slic_iterations={iterations} must be at least 1; try 5")
-    pixels = pixels.float()
+        raise UserError(f"compactness={compactness} must be above 0; try 0.1, or 10 in CIELAB")
+    if iterations < 0:
+        raise UserError(
+            f"slic_iterations={iterations} must not be negative; try 5, or 0 for a grid"
+        )
+    pixels = in_colour_space(pixels.float(), colour)
     b, _, h, w = pixels.shape
     rows, columns = grid_shape(h, w, num_segments)
     s = rows * columns
-    step = math.sqrt(h * w / s)
     y = torch.arange(h, device=pixels.device)[:, None].expand(h, w)
     x = torch.arange(w, device=pixels.device).expand(h, w)
     cells = (y * rows // h) * columns + x * columns // w
     labels = cells.flatten().expand(b, -1)
     places = torch.stack([y, x]).to(pixels.dtype).expand(b, -1, -1, -1)
-    features = torch.cat([pixels, places], dim=1).flatten(2)
-    centres = features.new_zeros(b, 5, s)
+    features = _fixed_point(torch.cat([pixels, places], dim=1).flatten(2))
+    centres = pixels.new_zeros(b, 5, s)
+    step = math.sqrt(h * w / s)
     for _ in range(iterations):
         sums, counts = _segment_sums(features, labels, s)
         centres = torch.where(counts > 0, sums / counts, centres)
         labels = _assign(pixels, centres, labels, step, compactness)
-    return labels.view(b, h, w)
+    segments = labels.view(b, h, w)
+    return connect(pixels, segments, s) if connected else segments
 
 
 def segment_means(
     pixels: Images, labels: Int[Tensor, "b h w"], num_segments: int
 ) -> tuple[Float[Tensor, "b s 3"], Float[Tensor, "b s"]]:
     """Mean colour and share of the pixels of every segment; an empty one is black."""
-    sums, counts = _segment_sums(pixels.flatten(2), labels.flatten(1), num_segments)
+    fixed = _fixed_point(pixels.float().flatten(2))
+    sums, counts = _segment_sums(fixed, labels.flatten(1), num_segments)
     shares = counts[:, 0] / labels[0].numel()
     return (sums / counts.clamp(min=1)).transpose(1, 2), shares
 
 
-def cluster_shares(
-    mean_rgb: Float[Tensor, "b s 3"],
-    sizes: Float[Tensor, "b s"],
-    num_clusters: int,
-    iterations: int = 10,
-) -> Float[Tensor, "b k"]:
-    """Size-weighted k-means of mean colours; the share of each cluster, largest first.
+def _fixed_point(values: Float[Tensor, "b c p"]) -> Int[Tensor, "b c+1 p"]:
+    """Values and a 1 as integers.
 
-    Deterministic: each next start is the superpixel that contributes most to the cost so far,
-    size times squared distance to the nearest start, the first one measured from the mean.
-    Sums are written out rather than matrix products, which autocast would round to bfloat16.
-
-    Raises:
-        UserError: for a number out of its range.
+    A parallel scatter adds in any order, and only for integers is the sum the same.
     """
-    if num_clusters < 1:
-        raise UserError(f"num_clusters={num_clusters} must be at least 1; try 5")
-    if iterations < 1:
-        raise UserError(f"kmeans_iterations={iterations} must be at least 1; try 10")
-    sizes = sizes / sizes.sum(1, keepdim=True)
-    mean = (mean_rgb * sizes[..., None]).sum(1, keepdim=True)
-    nearest = (mean_rgb - mean).square().sum(2)
-    starts: list[Tensor] = []
-    for _ in range(num_clusters):
-        pick = (sizes * nearest).argmax(1)[:, None, None].expand(-1, 1, 3)
-        starts.append(mean_rgb.gather(1, pick))
-        distance = (mean_rgb - starts[-1]).square().sum(2)
-        nearest = torch.minimum(nearest, distance) if starts[1:] else distance
-    centres = torch.cat(starts, dim=1)
-    members = _weighted_members(mean_rgb, sizes, centres)
-    for _ in range(iterations):
-        mass = members.sum(1)[..., None]
-        sums = (members[..., None] * mean_rgb[:, :, None]).sum(1)
-        centres = torch.where(mass > 0, sums / mass, centres)
-        members = _weighted_members(mean_rgb, sizes, centres)
-    return members.sum(1).sort(1, descending=True).values
-
-
-def _weighted_members(
-    points: Float[Tensor, "b s 3"], sizes: Float[Tensor, "b s"], centres: Float[Tensor, "b k 3"]
-) -> Float[Tensor, "b s k"]:
-    """Size of each point in the column of its nearest centre, the first on a tie; 0 elsewhere."""
-    nearest = (points[:, :, None] - centres[:, None]).square().sum(3).argmin(2, keepdim=True)
-    return (nearest == torch.arange(centres.shape[1], device=points.device)) * sizes[..., None]
+    counted = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
+    return (counted * _FIXED_POINT).round().long()
 
 
 def _segment_sums(
-    values: Float[Tensor, "b c p"], labels: Int[Tensor, "b p"], num_segments: int
+    fixed: Int[Tensor, "b c+1 p"], labels: Int[Tensor, "b p"], num_segments: int
 ) -> tuple[Float[Tensor, "b c s"], Float[Tensor, "b 1 s"]]:
-    """Sum and number of pixels of every segment.
-
-    In integers, because a parallel scatter adds in any order and only for them is it the same.
-    """
-    counted = torch.cat([values, torch.ones_like(values[:, :1])], dim=1)
-    fixed = (counted * _FIXED_POINT).round().long()
+    """Sum and number of pixels of every segment."""
     sums = fixed.new_zeros(*fixed.shape[:2], num_segments)
     sums.scatter_add_(2, labels[:, None].expand_as(fixed), fixed)
-    totals = (sums / _FIXED_POINT).to(values.dtype)
+    totals = sums / _FIXED_POINT
     return totals[:, :-1], totals[:, -1:]
 
 
@@ -179,7 +189,7 @@ def _assign(
     step: float,
     compactness: float,
 ) -> Int[Tensor, "b p"]:
-    """Closest centre (R, G, B, y, x) of each pixel among those within ``step`` on both axes.
+    """Closest centre (colour, y, x) of each pixel among those within ``step`` on both axes.
 
     Goes through the windows of the centres, a few pixels each, rather than through all pairs of
     pixel and centre. A pixel in no window keeps its label, as in the authors' program.
@@ -187,26 +197,30 @@ def _assign(
     b, _, h, w = pixels.shape
     s = centres.shape[2]
     device = pixels.device
-    reach = torch.arange(math.floor(2 * step) + 1, device=device)
-    places, far = [], []
+    starts, far = [], []
     for position, size in zip(centres[:, 3:].unbind(1), (h, w), strict=True):
-        place = (position - step).ceil()[..., None] + reach
-        offset = place - position[..., None]
-        outside = (offset > step) | (place < 0) | (place >= size)
-        places.append(place.long().clamp(0, size - 1))
+        reach = min(size, math.floor(2 * step) + 1)
+        start = (position - step).ceil().clamp(0, size - reach)
+        offset = (start - position)[..., None] + torch.arange(reach, device=device)
+        outside = offset.abs() > step
+        starts.append(start.long())
         far.append((offset * (compactness / step)).square().masked_fill(outside, math.inf))
-    image = torch.arange(b, device=device)[:, None, None, None] * (h * w)
-    index = (image + places[0][..., :, None] * w + places[1][..., None, :]).flatten()
     distance = far[0][..., :, None] + far[1][..., None, :]
-    colours = pixels.transpose(0, 1).reshape(3, -1)
-    for colour, centre in zip(colours, centres[:, :3].unbind(1), strict=True):
-        found = colour.index_select(0, index).view_as(distance).sub_(centre[..., None, None])
+    height, width = distance.shape[2:]
+    lines = starts[0][..., None] + torch.arange(height, device=device)
+    first = lines * w + starts[1][..., None]
+    everywhere = first + torch.arange(b, device=device)[:, None, None] * (h * w)
+    for channel, centre in zip(range(3), centres[:, :3].unbind(1), strict=True):
+        # Copying lines of windows is several times faster than picking pixels.
+        found = pixels[:, channel].flatten().unfold(0, width, 1)[everywhere]
+        found -= centre[..., None, None]
         distance.addcmul_(found, found)
     # The bits of non-negative floats are ordered like the floats; with the centre in the low
     # digits, one scattered minimum finds the closest centre, the first on a tie.
-    key = distance.view(torch.int32).long().mul_(s)
-    key += torch.arange(s, device=device)[:, None, None]
-    nobody = _INFINITY_BITS * s
-    best = torch.full((b * h * w,), nobody, device=device)
-    best = best.scatter_reduce(0, index, key.flatten(), "amin").view(b, h * w)
-    return torch.where(best == nobody, labels, best % s)
+    digits = s.bit_length()
+    key = distance.view(torch.int32).long().bitwise_left_shift_(digits)
+    key |= torch.arange(s, device=device)[:, None, None]
+    index = first[..., None] + torch.arange(width, device=device)
+    best = labels | ((_INFINITY_BITS - 1) << digits)
+    best.scatter_reduce_(1, index.flatten(1), key.flatten(1), "amin")
+    return best & ((1 << digits) - 1)

@@ -12,21 +12,32 @@ from typing import Any, Literal
 import torch
 from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmark.augment import normalise
 from benchmark.contracts import Dataset, Images, UserError
+from benchmark.optim import build_lars
 from benchmark.precision import autocast, full_precision
+from benchmark.schedule import warmup_cosine
 from benchmark.streams import permutation, seeded
 
 EVAL_BATCH = 256  # images per forward for scores; in evaluation mode they do not mix
 
-# Factor on the learning rate by the share of steps done.
-SCHEDULES: dict[str, Callable[[float], float]] = {
-    "constant": lambda done: 1.0,
-    "cosine": lambda done: (1 + math.cos(math.pi * done)) / 2,
-    "poly": lambda done: (1 - done) ** 0.9,  # the power of DeepLab, arXiv 1606.00915
+# Factor on the learning rate by step, number of steps and steps of warm-up.
+SCHEDULES: dict[str, Callable[[int, int, int], float]] = {
+    "constant": lambda step, steps, warmup: 1.0,
+    "cosine": lambda step, steps, warmup: (1 + math.cos(math.pi * (step / steps))) / 2,
+    # The power of DeepLab, arXiv 1606.00915.
+    "poly": lambda step, steps, warmup: (1 - step / steps) ** 0.9,
+    # Epochs 60 and 80 of 100 in the linear evaluation of the ADIOS code.
+    "step": lambda step, steps, warmup: 0.1 ** ((step / steps >= 0.6) + (step / steps >= 0.8)),
+    "warmup_cosine": lambda step, steps, warmup: warmup_cosine(
+        step, base=1.0, start=0.0, warmup=warmup, total=steps
+    ),
 }
+OPTIMISERS = ("sgd", "lars")
+TRUST_COEFFICIENT = 1e-3  # of LARS in the evaluations of the ADIOS code, which do not clip it
 
 
 def examples(
@@ -66,11 +77,41 @@ class Inputs:
             yield self(batch.to(self.device).float() / 255)
 
 
-def working_copy(encoder: nn.Module, device: torch.device, *, freeze: bool) -> nn.Module:
-    """A copy to use up: in evaluation mode without gradients, or in training mode with them."""
+def working_copy(
+    encoder: nn.Module, device: torch.device, *, freeze: bool, freeze_batchnorm: bool = False
+) -> nn.Module:
+    """A copy to use up: in evaluation mode without gradients, or in training mode with them.
+
+    With ``freeze_batchnorm`` BatchNorm is in evaluation mode in both cases: it uses the running
+    statistics and does not move them, while its scale and shift may learn.
+    """
     body = copy.deepcopy(encoder).train(not freeze).requires_grad_(not freeze)
     body.to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    if freeze_batchnorm:
+        for module in body.modules():
+            if isinstance(module, _BatchNorm):
+                module.eval()
     return body
+
+
+@torch.no_grad()
+def check_size(encoder: nn.Module, data: Dataset) -> None:
+    """Refuse images of another size than that of pretraining if the encoder does not take them.
+
+    Raises:
+        UserError: with both sizes.
+    """
+    own = getattr(encoder, "image_size", None)  # encoders for any size have none
+    if own in (None, data.image_size):
+        return
+    body = working_copy(encoder, torch.device("cpu"), freeze=True)
+    try:
+        body(torch.zeros(1, 3, data.image_size, data.image_size))
+    except Exception as error:
+        raise UserError(
+            f"data {data.name!r} has images of {data.image_size} pixels, which the encoder built "
+            f"for {own} does not take; set the data's image_size to {own} or leave the task out"
+        ) from error
 
 
 @contextmanager
@@ -105,6 +146,8 @@ def extract(
 class Training:
     """SGD for a fixed number of epochs; what counts is the state after the last one.
 
+    With LARS the gradients of weight matrices are scaled as in the ADIOS code's evaluations.
+
     Attributes:
         purpose: names the random streams and the task in messages.
         epochs: passes through the train split.
@@ -113,7 +156,9 @@ class Training:
         lr: learning rate at the start.
         schedule: name in `SCHEDULES`.
         momentum: of SGD.
-        weight_decay: of SGD, for all parameters.
+        weight_decay: of SGD, for all parameters; with LARS for matrices only.
+        optimiser: "sgd" or "lars".
+        warmup_epochs: for "warmup_cosine" alone, linear from 0.
 
     Raises:
         UserError: for values out of range.
@@ -126,24 +171,44 @@ class Training:
     schedule: str
     momentum: float
     weight_decay: float
+    optimiser: str = "sgd"
+    warmup_epochs: float = 0.0
 
     def __post_init__(self) -> None:
-        if self.schedule not in SCHEDULES:
-            raise UserError(
-                f"{self.purpose}: schedule={self.schedule} is not one of {', '.join(SCHEDULES)}"
-            )
+        for name, known in {"schedule": tuple(SCHEDULES), "optimiser": OPTIMISERS}.items():
+            if (value := getattr(self, name)) not in known:
+                raise UserError(f"{self.purpose}: {name}={value} is not one of {', '.join(known)}")
         for name, lowest in {"epochs": 1, "batch_size": 1}.items():
             if (value := getattr(self, name)) < lowest:
                 raise UserError(f"{self.purpose}: {name}={value} must be at least {lowest}")
         for name in ("lr", "momentum", "weight_decay"):
             if (value := getattr(self, name)) < 0:
                 raise UserError(f"{self.purpose}: {name}={value} must not be negative")
+        if self.schedule == "warmup_cosine" and not 0 < self.warmup_epochs < self.epochs:
+            raise UserError(
+                f"{self.purpose}: warmup_epochs={self.warmup_epochs:g} must lie above 0 and below "
+                f"epochs={self.epochs} for schedule=warmup_cosine; set it, or schedule=cosine"
+            )
+        if self.schedule != "warmup_cosine" and self.warmup_epochs != 0:
+            raise UserError(
+                f"{self.purpose}: warmup_epochs={self.warmup_epochs:g} needs "
+                f"schedule=warmup_cosine; set it to 0 for schedule={self.schedule}"
+            )
 
     def __str__(self) -> str:
+        schedule = self.schedule
+        if schedule == "step":
+            schedule += ", a tenth after 60% and again after 80% of the steps"
+        elif schedule == "warmup_cosine":
+            schedule += f", {self.warmup_epochs:g} epochs linearly from 0"
+        name, decay = "SGD", ""
+        if self.optimiser == "lars":
+            name = f"SGD with LARS (trust coefficient {TRUST_COEFFICIENT:g}, weight matrices only)"
+            decay = " of weight matrices"
         return (
-            f"SGD for {self.epochs} epochs in batches of {self.batch_size} with learning rate "
-            f"{self.lr:g} ({self.schedule}), momentum {self.momentum:g} and weight decay "
-            f"{self.weight_decay:g}"
+            f"{name} for {self.epochs} epochs in batches of {self.batch_size} with learning rate "
+            f"{self.lr:g} ({schedule}), momentum {self.momentum:g} and weight decay "
+            f"{self.weight_decay:g}{decay}"
         )
 
     def fit(
@@ -173,12 +238,11 @@ class Training:
             {"params": list(head.parameters()), "lr": self.lr if head_lr is None else head_lr},
             {"params": [p for p in body.parameters() if p.requires_grad]},
         ]
-        optimiser = torch.optim.SGD(
-            groups, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True
-        )
+        optimiser = self._optimiser(groups)
         batches = math.ceil(count / self.batch_size)
+        steps, warmup = batches * self.epochs, round(batches * self.warmup_epochs)
         factor = SCHEDULES[self.schedule]
-        rate = LambdaLR(optimiser, lambda step: factor(step / (batches * self.epochs)))
+        rate = LambdaLR(optimiser, lambda step: factor(step, steps, warmup))
         with seeded(eval_seed, f"{self.purpose}/noise"):  # dropout, in encoders that have any
             for epoch in range(self.epochs):
                 order = permutation(eval_seed, f"{self.purpose}/order", epoch, count)
@@ -192,3 +256,17 @@ class Training:
                     raise FloatingPointError(
                         f"{self.purpose}: loss {value.item()} in epoch {epoch}; lower the lr"
                     )
+
+    def _optimiser(self, groups: list[dict[str, Any]]) -> torch.optim.Optimizer:
+        if self.optimiser == "lars":
+            return build_lars(
+                groups,
+                lr=self.lr,
+                momentum=self.momentum,
+                weight_decay=self.weight_decay,
+                trust_coefficient=TRUST_COEFFICIENT,
+                clip=False,
+            )
+        return torch.optim.SGD(
+            groups, self.lr, self.momentum, weight_decay=self.weight_decay, fused=True
+        )

@@ -12,7 +12,7 @@ from torch import nn
 
 from benchmark.contracts import Dataset, Task, TaskResult, UserError
 from benchmark.precision import autocast
-from tasks.features import Inputs, examples, extract, unchanged, working_copy
+from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
 
 
 class KNN(Task):
@@ -49,7 +49,8 @@ class KNN(Task):
         )
 
     def check(self, encoder: nn.Module, data: Dataset) -> None:
-        """Refuse more neighbours than there are images."""
+        """Refuse more neighbours than there are images, and a size that the encoder refuses."""
+        check_size(encoder, data)
         if self.k > len(data.train):
             raise UserError(
                 f"knn: k={self.k} exceeds the {len(data.train)} training images of "

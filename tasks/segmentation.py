@@ -14,7 +14,15 @@ from torch import Tensor, nn
 from benchmark.contracts import Dataset, Task, TaskResult, UserError
 from benchmark.precision import autocast, full_precision
 from benchmark.streams import Streams, seeded
-from tasks.features import EVAL_BATCH, Inputs, Training, examples, unchanged, working_copy
+from tasks.features import (
+    EVAL_BATCH,
+    Inputs,
+    Training,
+    check_size,
+    examples,
+    unchanged,
+    working_copy,
+)
 
 IGNORE = 255  # label of pixels that do not count
 
@@ -65,8 +73,11 @@ class Segmentation(Task):
         batch_size: most images in a step.
         freeze: train the head alone.
         head_lr: learning rate of the head if it is to differ.
+        optimiser: "sgd" or "lars".
         momentum: of SGD.
-        weight_decay: of SGD.
+        weight_decay: of SGD; with LARS of weight matrices only.
+        freeze_batchnorm: leave a trained encoder's BatchNorm on its running statistics; its scale
+            and shift train all the same.
         flip_prob: chance of a horizontal flip of image and truth, the only augmentation.
         precision: "fp32" or "bf16", for encoder and head.
 
@@ -85,26 +96,35 @@ class Segmentation(Task):
         batch_size: int = 16,
         freeze: bool = False,
         head_lr: float | None = None,
+        optimiser: str = "sgd",
         momentum: float = 0.9,
         weight_decay: float = 0.0,
+        freeze_batchnorm: bool = False,
         flip_prob: float = 0.5,
         precision: str = "fp32",
     ) -> None:
         if freeze and head_lr is not None:
             raise UserError(f"segmentation: head_lr={head_lr} needs freeze=false; set lr instead")
+        if freeze and freeze_batchnorm:
+            raise UserError(
+                "segmentation: freeze_batchnorm=true is for an encoder that is trained; set it or "
+                "freeze to false"
+            )
         if head_lr is not None and head_lr < 0:
             raise UserError(f"segmentation: head_lr={head_lr} must not be negative")
         if not 0 <= flip_prob <= 1:
             raise UserError(f"segmentation: flip_prob={flip_prob} must lie between 0 and 1")
         autocast(precision, torch.device("cpu"))  # refuses an unknown precision
         self.training = Training(
-            "segmentation", epochs, batch_size, lr, "poly", momentum, weight_decay
+            "segmentation", epochs, batch_size, lr, "poly", momentum, weight_decay, optimiser
         )
         self.freeze = freeze
+        self.freeze_batchnorm = freeze_batchnorm
         self.head_lr = head_lr
         self.flip_prob = flip_prob
         self.precision = precision
-        start = "FCN-8s head on the frozen encoder" if freeze else "Encoder and FCN-8s head"
+        norm = " (BatchNorm on its pretrained running statistics)" if freeze_batchnorm else ""
+        start = "FCN-8s head on the frozen encoder" if freeze else f"Encoder{norm} and FCN-8s head"
         head = "" if head_lr is None else f" ({head_lr:g} for the head)"
         self.protocol = (
             f"{start} trained with cross entropy on images flipped with probability "
@@ -113,13 +133,21 @@ class Segmentation(Task):
             "that occur in truth or prediction."
         )
 
-    def check(self, encoder: nn.Module, data: Dataset) -> None:
-        """Refuse an encoder without stages to build the head on."""
+    def unsuited(self, encoder: nn.Module) -> str | None:
+        """Why the head cannot be built on ``encoder``, or None if it can."""
         if len(getattr(encoder, "stage_dims", ())) < 3 or not hasattr(encoder, "stages"):
+            name = getattr(encoder, "name", type(encoder).__name__)
+            return f"encoder {name} has no three stages of feature maps"
+        return None
+
+    def check(self, encoder: nn.Module, data: Dataset) -> None:
+        """Refuse an encoder without stages to build the head on, and a size that it refuses."""
+        if reason := self.unsuited(encoder):
             raise UserError(
-                f"segmentation: encoder {type(encoder).__name__} has no three stages of feature "
-                "maps; choose a ResNet or leave the task out"
+                f"segmentation: {reason}; choose a ResNet or another convolutional net, or leave "
+                "the task out"
             )
+        check_size(encoder, data)
 
     def run(
         self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
@@ -128,7 +156,9 @@ class Segmentation(Task):
         images, truth = examples(data, "train", "pixel_labels")
         test_images, test_truth = examples(data, "test", "pixel_labels")
         self.check(encoder, data)
-        body = working_copy(encoder, device, freeze=self.freeze)
+        body = working_copy(
+            encoder, device, freeze=self.freeze, freeze_batchnorm=self.freeze_batchnorm
+        )
         stage_dims: tuple[int, ...] = getattr(body, "stage_dims", ())
         stages: Callable[[Tensor], list[Tensor]] = body.stages  # type: ignore[assignment]
         with seeded(eval_seed, "segmentation/head"):

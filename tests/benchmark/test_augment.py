@@ -290,3 +290,61 @@ def test_augment__never_reads_a_value_back() -> None:
 def test_augment__names_the_knob_that_is_wrong(knob: str, value: Any) -> None:
     with pytest.raises(UserError, match=f"augment.{knob}="):
         Augment(**{"image_size": 32, knob: value})
+
+
+def blocks(count: int, *size: int) -> Tensor:
+    """Object of each pixel: blocks of 8 pixels, numbered at random from 0 to 5."""
+    rows, columns = ((s + 7) // 8 for s in size)
+    numbers = (6 * uniform(count, rows, columns)).to(torch.uint8)
+    return numbers.repeat_interleave(8, 1).repeat_interleave(8, 2)[:, : size[0], : size[1]]
+
+
+@pytest.mark.parametrize("size", [(40, 40), (24, 50)])
+@pytest.mark.parametrize("flip_prob", [0.0, 0.5])
+def test_segments__take_the_object_below_each_pixels_centre(
+    size: tuple[int, int], flip_prob: float
+) -> None:
+    objects = (256 * uniform(20, *size)).to(torch.uint8)
+    ours = Augment(32, flip_prob=flip_prob).segments(objects, streams(20), 1)
+    drawn = streams(20).uniform("augment/1/crop", 11, 2)
+    boxes = crop_boxes(drawn[:, :-1], drawn[:, -1], size, 0.08, (3 / 4, 4 / 3)).tolist()
+    mirrored = (streams(20).uniform("augment/1/flip") < flip_prob).tolist()
+    assert any(mirrored) == (flip_prob > 0)
+    for k, (top, left, height, width) in enumerate(boxes):
+        for i in range(32):
+            for j in range(32):
+                x = 31 - j if mirrored[k] else j
+                row, column = top + (i + 0.5) / 32 * height, left + (x + 0.5) / 32 * width
+                assert ours[k, i, j] == objects[k, math.floor(row), math.floor(column)]
+
+
+def test_segments__see_the_crop_and_the_flip_of_the_pixels() -> None:
+    # Colours tell the objects, and stay what they are well inside of them.
+    objects, off = blocks(64, 48, 48), {f"{k}_prob": 0.0 for k in ("jitter", "grayscale", "blur")}
+    augment = Augment(24, min_scale=0.3, **off)
+    images = (objects * 51)[:, None].expand(-1, 3, -1, -1)
+    for view in (0, 1):
+        levels = augment(images, streams(64), view)[:, 0] * 5
+        ours = augment.segments(objects, streams(64), view)
+        assert ours.shape == (64, 24, 24)
+        inside = (levels - levels.round()).abs() < 1e-3
+        inside[:, 2:-2, 2:-2] &= ours.unfold(1, 5, 1).unfold(2, 5, 1).flatten(3).amax(3) == (
+            ours.unfold(1, 5, 1).unfold(2, 5, 1).flatten(3).amin(3)
+        )
+        inside[:, [0, 1, -2, -1]] = inside[:, :, [0, 1, -2, -1]] = False
+        assert inside.float().mean() > 0.02
+        assert torch.equal(ours[inside].float(), levels.round()[inside])
+
+
+def test_segments__draw_as_each_sample_does_and_read_nothing_back() -> None:
+    augment, objects = Augment(32), blocks(16, 40, 40)
+    together = augment.segments(objects, streams(16), 0)
+    alone = augment.segments(objects[5:6], Streams(0, 0, torch.tensor([5])), 0)
+    assert torch.equal(alone[0], together[5])
+    assert not torch.equal(together, augment.segments(objects, streams(16), 1))
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(augment.segments(objects, streams(16), 0), together)
+    with FakeTensorMode():
+        ours = augment.segments(torch.empty(4, 40, 40, dtype=torch.uint8), streams(4), 0)
+        with pytest.raises(RuntimeError):
+            ours.max().item()

@@ -15,11 +15,12 @@ from torch import Tensor, nn
 
 from benchmark.contracts import Batch
 from benchmark.encoders import ResNet
+from benchmark.hiding import hide
 from benchmark.objectives import SimCLR, byol_loss, nt_xent, simsiam_loss
 from benchmark.optim import build_optimiser
 from benchmark.schedule import ema_decay, warmup_cosine
 from benchmark.streams import Streams
-from benchmark.trainer import Trainer, hide
+from benchmark.trainer import Trainer
 from methods.adios import Adios, area_negentropy
 
 FIGURES = Path(
@@ -79,7 +80,15 @@ class Setup:
         )
         index = torch.arange(c["batch"])
         stacked = torch.from_numpy(np.stack(views))
-        self.batch = Batch(stacked, stacked[1], index, None, 0.0, Streams(0, 0, index))
+        self.batch = Batch(
+            views=stacked,
+            pixels=stacked,
+            index=index,
+            labels=None,
+            segments=None,
+            progress=0.0,
+            streams=Streams(0, 0, index),
+        )
 
     def trainer(self) -> Trainer:
         settings = {"name": "lars", "momentum": 0.9, "weight_decay": 1e-4}

@@ -1,0 +1,77 @@
+"""Clusters of superpixels as masks: what the dynamic budget is worth without an adversary."""
+
+from __future__ import annotations
+
+import torch
+
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
+from methods.colour_clusters import ColourSpace
+from methods.superpixels import cluster_masks
+
+
+class Superpixel(MaskingMethod):
+    """Mask k hides the k-th largest cluster of view 1's superpixels, clustered by mean colour.
+
+    The masks share the image out. Their areas are the budgets that `SuperpixelBudget` sets for
+    the seed paper's idea (section 5), so the two differ by what an adversary learns to hide.
+
+    Args:
+        image_size: side of the images in pixels.
+        num_masks: N, and the number of clusters; masks beyond the distinct colours of an image
+            hide nothing.
+        num_segments: superpixels per image, rounded to a grid.
+        compactness: weight of distance against colour in SLIC.
+        slic_iterations: rounds of SLIC; 0 leaves the grid.
+        kmeans_iterations: rounds of k-means.
+        colour: space of SLIC and clusters, "rgb" (the paper's) or "lab".
+        reduction: how the losses of the masks become one.
+
+    Raises:
+        UserError: for values out of range.
+    """
+
+    version = 1
+
+    def __init__(
+        self,
+        image_size: int,
+        num_masks: int,
+        num_segments: int,
+        compactness: float,
+        slic_iterations: int,
+        kmeans_iterations: int,
+        colour: ColourSpace,
+        reduction: Reduction = "mean",
+    ) -> None:
+        super().__init__()
+        if not 1 <= num_masks <= num_segments <= image_size**2:
+            raise UserError(
+                f"method.num_masks={num_masks} and num_segments={num_segments} must satisfy "
+                f"1 <= num_masks <= num_segments <= {image_size**2}, the pixels of an image"
+            )
+        if compactness <= 0 or slic_iterations < 0 or kmeans_iterations < 1:
+            raise UserError(
+                f"method.compactness={compactness} and kmeans_iterations={kmeans_iterations} must "
+                f"be positive, slic_iterations={slic_iterations} not negative"
+            )
+        self.num_masks = num_masks
+        self.num_segments = num_segments
+        self.compactness = compactness
+        self.slic_iterations = slic_iterations
+        self.kmeans_iterations = kmeans_iterations
+        self.colour: ColourSpace = colour
+        self.reduction = reduction
+
+    @torch.no_grad()
+    def forward(self, batch: Batch) -> Proposal:
+        """Segment view 1 before normalisation and cluster the superpixels."""
+        masks = cluster_masks(
+            batch.pixels[1],
+            num_clusters=self.num_masks,
+            num_segments=self.num_segments,
+            compactness=self.compactness,
+            slic_iterations=self.slic_iterations,
+            kmeans_iterations=self.kmeans_iterations,
+            colour=self.colour,
+        )
+        return Proposal(masks)
