@@ -242,6 +242,10 @@ class Task(ABC):
     needs: ClassVar[Literal["labels", "pixel_labels"]]
     protocol: str
 
+    def unsuited(self, encoder: nn.Module) -> str | None:
+        """Why the task makes no sense for this encoder and is left out, or None if it does."""
+        return None
+
     def check(self, encoder: nn.Module, data: Dataset) -> None:  # noqa: B027
         """Refuse what would fail in `run`; called before anything is trained.
 

@@ -25,7 +25,7 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
 
     Args:
         depth: 18, 34 or 50.
-        width: channels of the first stage; 64 is the published net.
+        width: channels of the first stage, at least 8; 64 is the published net.
         stem: "imagenet" is 7x7 with stride 2 and max-pooling; "stride2" is 3x3 with stride 2 and
             "small" is 3x3 with stride 1, both without pooling, for images below 64 pixels.
         stem_padding: of "small" alone; the ADIOS code has 2 for CIFAR, where a map grows by 2.
@@ -51,8 +51,10 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
             raise UserError(f"encoder.depth={depth} is not one of {sorted(_DEPTHS)}")
         if stem not in self.stems:
             raise UserError(f"encoder.stem={stem} is not one of {', '.join(self.stems)}")
-        if width < 1:
-            raise UserError(f"encoder.width={width} must be at least 1")
+        # torch 2.15 corrupts memory in the backward of a 1x1 convolution with stride 2 and fewer
+        # than eight channels in channels_last format, on processors without AVX-512.
+        if width < 8:
+            raise UserError(f"encoder.width={width} must be at least 8")
         if stem_padding < 0:
             raise UserError(f"encoder.stem_padding={stem_padding} must not be negative")
         if stem_padding != 1 and stem != "small":

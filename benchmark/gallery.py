@@ -13,19 +13,21 @@ from benchmark.contracts import Split
 from benchmark.files import write_atomically
 from benchmark.pretrain import Pretraining
 
+MASKS_FILE = "test.npz"
+
 _IMAGES = 128  # in the data
 _SHOWN = 8  # in the picture
 _ZOOM = 3
 
 
 @torch.no_grad()
-def save_masks(folder: Path, training: Pretraining, split: Split) -> None:
+def save_masks(folder: Path, training: Pretraining, split: Split) -> bool:
     """Write ``test.npz`` and ``gallery.png`` into a folder.
 
     The first images of the split are taken as they are, so every method of a data set is shown
     the same ones. ``test.npz`` holds ``images``, ``masks`` (255 hides) and, where the data has
     them, ``segments``, all as bytes. The picture has a row per image: the image, its masks (white
-    hides) and what remains. A method that hides nothing gets neither.
+    hides) and what remains. A method that hides nothing gets neither; returns whether it hides.
 
     Args:
         folder: of the files.
@@ -37,15 +39,16 @@ def save_masks(folder: Path, training: Pretraining, split: Split) -> None:
     # What the encoder trains under where that is not what was proposed, as another image's masks.
     masks = proposal.masks if proposal.trained is None else proposal.trained
     if not masks.any():
-        return
+        return False
     arrays = {"images": batch.pixels[1], "masks": masks}
     data = {name: (255 * value).round().to(torch.uint8) for name, value in arrays.items()}
     if split.segments is not None:
         data["segments"] = split.segments[: len(masks)]
     contents = {name: value.cpu().numpy() for name, value in data.items()}
-    write_atomically(folder / "test.npz", lambda part: _save_arrays(part, contents))
+    write_atomically(folder / MASKS_FILE, lambda part: _save_arrays(part, contents))
     hidden = training.trainer.hidden(batch, masks)
     _save_picture(folder / "gallery.png", training, batch.pixels[1], masks, hidden)
+    return True
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -21,11 +21,11 @@ from benchmark.build import (
     load_data,
     pretraining_data,
 )
-from benchmark.checkpoint import load_encoder, save_encoder
+from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Dataset, Encoder
 from benchmark.files import exclusive, read_json, sha256_of, write_atomically, write_json
-from benchmark.gallery import save_masks
+from benchmark.gallery import MASKS_FILE, save_masks
 from benchmark.plan import Planned, resolve_device
 from benchmark.pretrain import Pretraining, Report, Schedule
 from benchmark.progress import Emit, Event
@@ -86,6 +86,8 @@ class _Job:
         reused = ["pretraining"] if encoder_sha256 else []
         if not encoder_sha256:
             encoder_sha256 = self._pretrain()
+        elif self._hides and not (self._masks_folder / MASKS_FILE).exists():
+            self._restore_masks()
         todo = []
         for task in self.run_plan.tasks:
             if _whole_result(task, encoder_sha256, self.cfg):
@@ -119,34 +121,25 @@ class _Job:
             )
         return str(record["encoder_sha256"])
 
+    @property
+    def _hides(self) -> bool:
+        """Whether the finished pretraining left masks."""
+        return bool(read_json(self.run_plan.pretraining_file).get("hides"))
+
     def _pretrain(self) -> str:
         run, cfg, folder = self.run_plan, self.cfg, self.run_plan.folder
         config = yaml.safe_dump({"run": identity(run), **asdict(cfg)}, sort_keys=False)
         write_atomically(folder / "config.yaml", lambda part: part.write_text(config))
         commit, dirty = self._note_attempt()
         cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
+        hides = False
         if cfg.control == "untrained":
             encoder: nn.Module = build_encoder(cfg)
         else:
-            trainer = build_trainer(cfg, self.data, self.device)
-            training = Pretraining(
-                trainer,
-                self.data,
-                instantiate(cfg.augment),
-                seed=cfg.seed,
-                epochs=cfg.epochs,
-                batch_size=cfg.batch_size,
-                base_rates=(cfg.encoder_optimiser.lr, cfg.mask_optimiser.lr),
-                schedule=Schedule(**vars(cfg.schedule)),
-                device=self.device,
-                drop_last=cfg.drop_last,
-                log_every_steps=cfg.log_every_steps,
-                log_limits=cfg.log_limits,
-                checkpoint_every_epochs=cfg.checkpoint_every_epochs,
-            )
+            training = self._training()
             cost = training.run(folder, self._owner, self._report_training(training.steps))
-            encoder = trainer.encoder
-            save_masks(folder / "masks", training, self.data.test or self.data.train)
+            encoder = training.trainer.encoder
+            hides = self._save_masks(training)
         save_encoder(run.encoder_file, encoder)
         encoder_sha256 = sha256_of(run.encoder_file)
         write_json(
@@ -155,11 +148,51 @@ class _Job:
                 "owner": self._owner,
                 "encoder_sha256": encoder_sha256,
                 "cost": cost,
+                "hides": hides,
                 "commit": commit,
                 "dirty": dirty,
             },
         )
         return encoder_sha256
+
+    def _training(self) -> Pretraining:
+        cfg = self.cfg
+        return Pretraining(
+            build_trainer(cfg, self.data, self.device),
+            self.data,
+            instantiate(cfg.augment),
+            seed=cfg.seed,
+            epochs=cfg.epochs,
+            batch_size=cfg.batch_size,
+            base_rates=(cfg.encoder_optimiser.lr, cfg.mask_optimiser.lr),
+            schedule=Schedule(**vars(cfg.schedule)),
+            device=self.device,
+            drop_last=cfg.drop_last,
+            log_every_steps=cfg.log_every_steps,
+            log_limits=cfg.log_limits,
+            checkpoint_every_epochs=cfg.checkpoint_every_epochs,
+        )
+
+    def _save_masks(self, training: Pretraining) -> bool:
+        return save_masks(self._masks_folder, training, self.data.test or self.data.train)
+
+    @property
+    def _masks_folder(self) -> Path:
+        return self.run_plan.folder / "masks"
+
+    def _restore_masks(self) -> None:
+        """Make the masks of a finished pretraining again, from its last checkpoint."""
+        training = self._training()
+        epochs, _ = load_checkpoint(
+            self.run_plan.folder / "checkpoints", self._owner, training.trainer
+        )
+        if epochs != self.cfg.epochs:
+            raise ValueError(
+                f"{self._masks_folder / MASKS_FILE} is missing and there is no checkpoint of epoch "
+                f"{self.cfg.epochs} to make it from; delete {self.run_plan.pretraining_file.name} "
+                "beside it to train again"
+            )
+        self._save_masks(training)
 
     def _note_attempt(self) -> tuple[str | None, bool]:
         """Add this attempt's surroundings to the run's provenance; returns the code's state."""

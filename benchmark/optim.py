@@ -57,7 +57,7 @@ def build_lars(
     trust_coefficient: float,
     clip: bool,
 ) -> Lars:
-    """Timm's Lars with the settings under which it equals the LARS of the ADIOS code.
+    """Build timm's Lars with the settings under which it equals the LARS of the ADIOS code.
 
     Parameters of one dimension get neither weight decay nor adaptation. The others are adapted
     also without weight decay, where timm left to itself would not.

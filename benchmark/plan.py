@@ -184,7 +184,7 @@ class Planner:
                     f"choose one with data@tasks.{name}.data={node['data']}"
                 )
             task_data = self._load(node["data"]) if node.get("data") else data
-            if reason := lacks(task_data, task.needs):
+            if reason := lacks(task_data, task.needs) or task.unsuited(encoder):
                 skipped.append(f"{name}: {reason}")
                 continue
             task.check(encoder, task_data)

@@ -27,7 +27,7 @@ from benchmark.plan import Planned, Planner, control_line, expand, with_experime
 from benchmark.progress import Display
 from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
-from reports.tables import terminal_text, write_tables
+from reports.tables import NOT_TABULATED, terminal_text, write_tables
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,6 +123,8 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
         if beside:
             print(f"with {len(beside)} comparable runs of earlier commands")
         print(f"tables: {', '.join(str(path) for path in written)}")
+    if left_out := {run.preset for run in runs} & set(NOT_TABULATED):
+        print(f"preset={left_out.pop()} is an ablation: its results are in no table")
     unfinished = [run for run in runs if not run.complete]
     for run in unfinished:
         why = f"see {run.error_file}" if run.error_file.exists() else "it did not finish"

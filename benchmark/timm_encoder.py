@@ -47,7 +47,7 @@ class TimmEncoder(Encoder):
         super().__init__()
         self.name = name
         self.image_size = image_size
-        self.net = _create(name, args)
+        self.net = _create(name, image_size, args)
         self.feature_dim, stages = _rehearse(self.net, name, image_size)
         self._stage_indices = list(stages)
         self.stage_dims = tuple(stages.values())
@@ -67,7 +67,7 @@ class TimmEncoder(Encoder):
         return maps
 
 
-def _create(name: str, args: Mapping[str, Any]) -> nn.Module:
+def _create(name: str, image_size: int, args: Mapping[str, Any]) -> nn.Module:
     # Names with a colon stand for hubs, which timm asks for their configuration.
     if ":" in name or not timm.is_model(name):
         close = difflib.get_close_matches(name, timm.list_models(), n=3, cutoff=0.5)
@@ -79,6 +79,12 @@ def _create(name: str, args: Mapping[str, Any]) -> nn.Module:
                 f"encoder.args.{key}={args[key]} is not for choosing: encoders begin with random "
                 "weights, take colour images and have no classifier; leave it out"
             )
+    patch_size = args.get("patch_size")
+    if isinstance(patch_size, int) and (patch_size < 1 or image_size % patch_size):
+        raise UserError(
+            f"encoder.args.patch_size={patch_size} does not divide images of {image_size} pixels; "
+            "choose a patch size that does"
+        )
     try:
         net: nn.Module = timm.create_model(name, pretrained=False, num_classes=0, **args)
     except Exception as error:

@@ -122,7 +122,7 @@ class Trainer:
         data = [batch, batch.swapped()] if self.mask_both_views else [batch]
         proposed = [(side, self.propose(side)) for side in data]
         sides: list[Side] | None = proposed
-        terms = mask_statistics(proposed[0][1].masks)
+        terms = mask_statistics(proposed[0][1])
         if diagnose:
             terms |= self._limits(batch)
         players = self.turns.players(step) if self.mask_optimiser is not None else ["encoder"]
@@ -232,14 +232,17 @@ class Trainer:
 
 
 @torch.no_grad()
-def mask_statistics(masks: Masks) -> Terms:
-    """Per slot: shares of pixels hidden, hidden by it and an earlier slot, and near 0 or 1."""
+def mask_statistics(proposal: Proposal) -> Terms:
+    """Per slot: shares of pixels hidden, hidden by it and an earlier slot, near 0 or 1; budget."""
+    masks = proposal.masks
+    budgets = {} if proposal.budgets is None else {"slot_budget": proposal.budgets.mean(0)}
     earlier = masks.cumsum(1) - masks
     binary = (masks < _BINARY) | (masks > 1 - _BINARY)
     return {
         "slot_area": masks.mean((0, 2, 3)),
         "slot_overlap": (masks * earlier).mean((0, 2, 3)),
         "slot_binary": binary.to(masks.dtype).mean((0, 2, 3)),
+        **budgets,
     }
 
 

@@ -49,8 +49,8 @@ def connect(
         pixels: images, in the colour space that decides similarity.
         labels: segment of each pixel, below ``num_segments``.
         num_segments: also sets the number of rounds: bodies are found within two grid steps of
-            their inner pixel, and adoption by similarity goes one grid step deep. Whatever lies
-            beyond joins the nearest body in its row, else in its column.
+            their inner pixel, and adoption by similarity goes half a grid step deep. Whatever
+            lies beyond joins the nearest body in its row, else in its column.
     """
     b, h, w = labels.shape
     step = math.ceil(math.sqrt(h * w / num_segments))
@@ -63,7 +63,7 @@ def connect(
             reached[: -pair.apart] |= reached[pair.apart :] & pair.linked
     owner = flat.int().masked_fill_(~reached, _NOBODY)
     owner = _adopt(pixels, owner, pairs, num_segments.bit_length(), rounds=step // 2)
-    return _fill(owner.view(b, h, w)).long()
+    return _fill(owner.view(b, h, w)).contiguous().long()
 
 
 def _beside(labels: Int[Tensor, "b h w"]) -> Sequence[tuple[int, Bool[Tensor, "q"]]]:

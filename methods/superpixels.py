@@ -24,6 +24,8 @@ from methods.connected_parts import connect
 
 _FIXED_POINT = 2.0**24
 _INFINITY_BITS = 0x7F800000
+# Pixels that a CPU, of which the cache is small, takes at once; a GPU takes all images.
+_CACHED_PIXELS = 2**17
 
 
 def cluster_budgets(
@@ -133,9 +135,24 @@ def slic(
         raise UserError(
             f"slic_iterations={iterations} must not be negative; try 5, or 0 for a grid"
         )
-    pixels = in_colour_space(pixels.float(), colour)
+    colours = in_colour_space(pixels.float(), colour)
+    grid = grid_shape(pixels.shape[2], pixels.shape[3], num_segments)
+    at_once = len(pixels)
+    if pixels.device.type == "cpu":
+        at_once = max(1, _CACHED_PIXELS // pixels[0, 0].numel())
+    segments = [_slic(part, grid, compactness, iterations) for part in colours.split(at_once)]
+    if connected:
+        parts = zip(colours.split(at_once), segments, strict=True)
+        segments = [connect(part, labels, grid[0] * grid[1]) for part, labels in parts]
+    return torch.cat(segments)
+
+
+def _slic(
+    pixels: Images, grid: tuple[int, int], compactness: float, iterations: int
+) -> Int[Tensor, "b h w"]:
+    """Superpixels that may be in several parts."""
     b, _, h, w = pixels.shape
-    rows, columns = grid_shape(h, w, num_segments)
+    rows, columns = grid
     s = rows * columns
     y = torch.arange(h, device=pixels.device)[:, None].expand(h, w)
     x = torch.arange(w, device=pixels.device).expand(h, w)
@@ -149,8 +166,7 @@ def slic(
         sums, counts = _segment_sums(features, labels, s)
         centres = torch.where(counts > 0, sums / counts, centres)
         labels = _assign(pixels, centres, labels, step, compactness)
-    segments = labels.view(b, h, w)
-    return connect(pixels, segments, s) if connected else segments
+    return labels.view(b, h, w)
 
 
 def segment_means(
@@ -163,8 +179,8 @@ def segment_means(
     return (sums / counts.clamp(min=1)).transpose(1, 2), shares
 
 
-def _fixed_point(values: Float[Tensor, "b c p"]) -> Int[Tensor, "b c+1 p"]:
-    """Values and a 1 as integers.
+def _fixed_point(values: Float[Tensor, "b c p"]) -> Int[Tensor, "b d p"]:
+    """Values, and a 1 as one channel more, as integers.
 
     A parallel scatter adds in any order, and only for integers is the sum the same.
     """
@@ -173,7 +189,7 @@ def _fixed_point(values: Float[Tensor, "b c p"]) -> Int[Tensor, "b c+1 p"]:
 
 
 def _segment_sums(
-    fixed: Int[Tensor, "b c+1 p"], labels: Int[Tensor, "b p"], num_segments: int
+    fixed: Int[Tensor, "b d p"], labels: Int[Tensor, "b p"], num_segments: int
 ) -> tuple[Float[Tensor, "b c s"], Float[Tensor, "b 1 s"]]:
     """Sum and number of pixels of every segment."""
     sums = fixed.new_zeros(*fixed.shape[:2], num_segments)
@@ -206,13 +222,15 @@ def _assign(
         starts.append(start.long())
         far.append((offset * (compactness / step)).square().masked_fill(outside, math.inf))
     distance = far[0][..., :, None] + far[1][..., None, :]
-    height, width = distance.shape[2:]
-    lines = starts[0][..., None] + torch.arange(height, device=device)
-    first = lines * w + starts[1][..., None]
-    everywhere = first + torch.arange(b, device=device)[:, None, None] * (h * w)
-    for channel, centre in zip(range(3), centres[:, :3].unbind(1), strict=True):
-        # Copying lines of windows is several times faster than picking pixels.
-        found = pixels[:, channel].flatten().unfold(0, width, 1)[everywhere]
+    lines, columns = (torch.arange(n, device=device) for n in distance.shape[2:])
+    window = lines[:, None] * w + columns
+    corner = starts[0] * w + starts[1]
+    index = (corner[..., None] + window.flatten()).flatten(1)
+    images = torch.arange(b, device=device)[:, None, None] * (h * w)
+    line = images + corner[..., None] + window[:, 0]
+    for channel, centre in enumerate(centres[:, :3].unbind(1)):
+        # Whole lines of windows are cheaper to copy than single pixels.
+        found = pixels[:, channel].flatten().unfold(0, len(columns), 1)[line]
         found -= centre[..., None, None]
         distance.addcmul_(found, found)
     # The bits of non-negative floats are ordered like the floats; with the centre in the low
@@ -220,7 +238,6 @@ def _assign(
     digits = s.bit_length()
     key = distance.view(torch.int32).long().bitwise_left_shift_(digits)
     key |= torch.arange(s, device=device)[:, None, None]
-    index = first[..., None] + torch.arange(width, device=device)
     best = labels | ((_INFINITY_BITS - 1) << digits)
-    best.scatter_reduce_(1, index.flatten(1), key.flatten(1), "amin")
+    best.scatter_reduce_(1, index, key.flatten(1), "amin")
     return best & ((1 << digits) - 1)

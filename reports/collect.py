@@ -101,23 +101,23 @@ def spelled(name: str) -> str:
 def row_labels(runs: Sequence[Run]) -> dict[str, str]:
     """Name the row of every configuration (hash8) so that no two rows look alike.
 
-    The paper's names come first ("SimCLR", "+ ADIOS"). What is not the same in all rows follows
-    in brackets, and the hash where that still leaves two rows with one name.
+    The paper's names come first ("SimCLR", "+ ADIOS"). The preset follows in brackets, before it
+    what is not the same in all rows, and the hash where that still leaves two rows with one name.
     """
     configurations = {run.hash8: run for run in runs}
     methods = [run for run in configurations.values() if run.control is None]
     mixed_objectives = len({run.objective for run in methods}) > 1
     mixed = [
         field
-        for field in ("encoder", "data", "preset")
+        for field in ("encoder", "data")
         if len({getattr(run, field) for run in configurations.values()}) > 1
     ]
     labels = {}
     for hash8, run in configurations.items():
-        differs = [getattr(run, field) for field in mixed]
+        differs = [*(getattr(run, field) for field in mixed), run.preset]
         if mixed_objectives and run.control is None and run.method != "none":
             differs.insert(0, spelled(run.objective))
-        labels[hash8] = _base_label(run) + (f" ({', '.join(differs)})" if differs else "")
+        labels[hash8] = f"{_base_label(run)} ({', '.join(differs)})"
     used = Counter(labels.values())
     return {
         hash8: label if used[label] == 1 else f"{label} [{hash8}]"

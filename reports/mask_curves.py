@@ -142,9 +142,10 @@ def _draw(
             fontsize=8,
             color=FAINT,
         )
+    marker = "o" if len(steps) == 1 else ""
     for k in range(values.shape[1]):
         colour = palette[k] if values.shape[1] == slots else INK
-        axes.plot(steps, values[:, k], color=colour, linestyle=style, linewidth=1.2)
+        axes.plot(steps, values[:, k], style, marker=marker, color=colour, linewidth=1.2)
 
 
 def _draw_budget(axes: Axes, masked: MaskedRun, lines: Sequence[Line], palette: Palette) -> None:

@@ -24,6 +24,7 @@ _GAP = 6
 _LABEL = 24  # letters in a line of a label
 _LETTER = 11  # their width in pixels, about
 _HEAD, _FOOT = 74, 64
+_WIDTH = 750  # least, for the title
 
 
 def write_galleries(configurations: Sequence[Configuration], out: Path) -> list[Path]:
@@ -109,7 +110,7 @@ class _Canvas:
         labels = [textwrap.wrap(c.label, _LABEL) for c in configurations]
         margin = round(_LETTER * max(len(line) for label in labels for line in label)) + 3 * _GAP
         height, width = self.pixels.shape[:2]
-        size = (margin + width + 2 * _GAP, _HEAD + height + _FOOT)
+        size = (max(margin + width + 2 * _GAP, _WIDTH), _HEAD + height + _FOOT)
         figure = Figure(figsize=(size[0] / DPI, size[1] / DPI))
         axes = figure.add_axes(
             (margin / size[0], _FOOT / size[1], width / size[0], height / size[1])

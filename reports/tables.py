@@ -20,6 +20,9 @@ TITLES = {
 # Tasks of Table 2 whatever their data; others are there only when they left the pretraining data.
 AWAY = ("transfer", "segmentation")
 
+# Presets that are ablations of one choice: their results stay in the run folders.
+NOT_TABULATED = ("paper_literal",)
+
 # The paper's headings, in its order; a task that is not listed comes after these.
 HEADINGS = {
     "linear": "Linear",
@@ -34,7 +37,8 @@ def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | 
     """Write both tables; one without columns is not written and its old files are removed.
 
     Args:
-        runs: the plan; what has not finished is said in the cells.
+        runs: the plan; what has not finished is said in the cells. Those of a preset in
+            ``NOT_TABULATED`` are left out.
         out: folder for ``table<1|2>.<md|tex|csv>``.
         command: command line that made the tables.
         commit: commit of the code that writes them, if known.
@@ -42,7 +46,7 @@ def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | 
     Returns:
         The files written.
     """
-    frame = collect(runs)
+    frame = collect([run for run in runs if run.preset not in NOT_TABULATED])
     away = frame["task"].isin(AWAY) | (frame["eval_data"] != frame["data"])
     written = []
     for number, part in ((1, frame[~away]), (2, frame[away])):

@@ -88,6 +88,7 @@ def test_run__files_tables_reuse_and_recomputation(tmp_path: Path) -> None:
         "metrics.jsonl",
         "encoder.safetensors",
         "masks/gallery.png",
+        "masks/test.npz",
         "checkpoints/epoch00001.pt",
     } < written
     assert sum(name.startswith("results/") for name in written) == 5
@@ -113,6 +114,12 @@ def test_run__files_tables_reuse_and_recomputation(tmp_path: Path) -> None:
     assert json.loads(deleted.read_text())["metrics"] == content["metrics"]
     del before[deleted]
     assert before == {p: p.stat().st_mtime_ns for p in before}
+
+    masks = folder / "masks" / "test.npz"
+    whole = masks.read_bytes()
+    masks.unlink()
+    run(*line, "seed=0", cwd=tmp_path)
+    assert masks.read_bytes() == whole  # made from the last checkpoint
 
 
 def test_run__same_seed_same_bytes_other_seed_other_bytes(tmp_path: Path) -> None:
@@ -280,7 +287,11 @@ def test_sweep__real_cifar_images(tmp_path: Path) -> None:
     out, _ = run(*line, "method=sequential", "seed=0", cwd=tmp_path)
     assert "segmentation: folder has no pixel labels" in out
     table = pd.read_csv(tmp_path / "runs/tables/table1.csv")
-    assert set(table["label"]) == {"+ Sequential", "Untrained", "Supervised"}
+    assert set(table["label"]) == {
+        "+ Sequential (smoke)",
+        "Untrained (smoke)",
+        "Supervised (smoke)",
+    }
     assert set(table["task"]) == {"linear", "finetune", "knn"}
     assert table["mean"].between(0, 100).all()
     assert list(tmp_path.glob("runs/.cache/*/*.npy"))

@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 # What plug-ins may use of benchmark: modules that know neither trainer nor configuration.
-LEAVES = {"contracts", "streams", "precision", "augment", "schedule"}
+LEAVES = {"contracts", "streams", "precision", "augment", "schedule", "optim"}
 PACKAGES = ("benchmark", "methods", "tasks", "reports")
 
 

@@ -10,7 +10,7 @@ from benchmark.contracts import UserError
 from benchmark.plan import Planned, Planner, control_line, expand
 from benchmark.run import plan as plan_line
 
-SMALL = ("data.train_count=128", "data.test_count=16")
+SMALL = ("data.train_count=128", "data.test_count=16", "precision=fp32")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +55,7 @@ def test_plan__hash_is_blind_to_what_changes_no_encoder(plan, change: str) -> No
     [
         "epochs=7",
         "batch_size=32",
-        "precision=fp32",
+        "precision=bf16",
         "threads=2",
         "batchnorm=adios",
         "encoder.width=8",

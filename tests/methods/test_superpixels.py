@@ -1,4 +1,11 @@
+"""Superpixels against slow oracles and scikit-image, and the clusters of their colours."""
+
+from __future__ import annotations
+
+import importlib.util
 import math
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
@@ -7,14 +14,11 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from benchmark.contracts import UserError
-from methods.superpixels import (
-    cluster_budgets,
-    cluster_shares,
-    grid_shape,
-    segment_means,
-    slic,
-)
+from methods.colour_clusters import in_colour_space, kmeans
+from methods.superpixels import cluster_budgets, cluster_masks, grid_shape, segment_means, slic
 
+BENCH = Path(__file__).parents[1] / "bench/superpixels.py"
+STREET = Path(__file__).parents[3] / "shared/data/camvid-voc.tar.xz"
 THREE_COLOURS = torch.tensor([[0.9, 0.2, 0.1], [0.1, 0.7, 0.3], [0.2, 0.2, 0.8]])
 
 
@@ -70,7 +74,7 @@ def test_slic__is_the_papers_algorithm(
     height: int, width: int, segments: int, rows: int, columns: int, compactness: float
 ) -> None:
     images = noise(3, 3, height, width)
-    labels = slic(images, segments, compactness, iterations=4)
+    labels = slic(images, segments, compactness, iterations=4, connected=False)
     for image, got in zip(images, labels, strict=True):
         assert got.tolist() == slic_in_loops(image, rows, columns, compactness, 4)
 
@@ -83,10 +87,32 @@ def test_slic__follows_an_edge_that_is_off_the_grid() -> None:
     assert not set(left.tolist()) & set(right.tolist())
 
 
-def test_slic__a_flat_image_keeps_the_grid() -> None:
-    labels = slic(torch.full((1, 3, 32, 32), 0.4), 64, iterations=5)
+@pytest.mark.parametrize("iterations", [0, 5])
+@pytest.mark.parametrize("connected", [True, False])
+def test_slic__a_flat_image_keeps_the_grid(connected: bool, iterations: int) -> None:
+    labels = slic(torch.full((1, 3, 32, 32), 0.4), 64, iterations=iterations, connected=connected)
     cells = (torch.arange(32)[:, None] // 4) * 8 + torch.arange(32) // 4
     assert torch.equal(labels[0], cells)
+
+
+def test_slic__no_iterations_are_the_grid() -> None:
+    flat = slic(torch.full((1, 3, 13, 18), 0.4), 6)
+    assert torch.equal(slic(noise(1, 3, 13, 18), 6, iterations=0), flat)
+
+
+def test_slic__in_cielab_is_slic_of_cielab(photos: Tensor) -> None:
+    converted = in_colour_space(photos, "lab")
+    labels = slic(photos, 64, 10.0, colour="lab")
+    assert torch.equal(labels, slic(converted, 64, 10.0))
+    assert not torch.equal(labels, slic(photos, 64, 0.1))
+
+
+def test_in_colour_space__agrees_with_scikit_image() -> None:
+    colour = pytest.importorskip("skimage.color")
+    dark_and_light = torch.cat([noise(2, 3, 8, 9), noise(2, 3, 8, 9) / 50])
+    ours = in_colour_space(dark_and_light, "lab").permute(0, 2, 3, 1)
+    theirs = colour.rgb2lab(dark_and_light.permute(0, 2, 3, 1).numpy())
+    torch.testing.assert_close(ours, torch.from_numpy(theirs), atol=1e-3, rtol=0)
 
 
 @pytest.mark.parametrize("segments", [16, 50, 64, 100])
@@ -97,10 +123,13 @@ def test_slic__has_about_the_segments_asked_for(photos: Tensor, segments: int) -
         assert 0.9 * rows * columns <= len(labels.unique()) <= rows * columns
 
 
-def test_slic__explains_more_variance_than_the_grid(photos: Tensor) -> None:
-    labels = slic(photos, 64, iterations=5)
-    cells = ((torch.arange(32)[:, None] // 4) * 8 + torch.arange(32) // 4).expand(16, -1, -1)
-    assert unexplained(photos, labels) < 0.6 * unexplained(photos, cells)
+@pytest.mark.parametrize(("connected", "share"), [(False, 0.6), (True, 0.8)])
+def test_slic__explains_more_variance_than_the_grid(
+    photos: Tensor, connected: bool, share: float
+) -> None:
+    labels = slic(photos, 64, connected=connected)
+    cells = slic(photos, 64, iterations=0)
+    assert unexplained(photos, labels) < share * unexplained(photos, cells)
 
 
 def unexplained(pixels: Tensor, labels: Tensor) -> float:
@@ -119,7 +148,7 @@ def test_slic__resembles_scikit_image(photos: Tensor) -> None:
     settings |= {"convert2lab": False, "enforce_connectivity": False}
     theirs = [segmentation.slic(image.permute(1, 2, 0).numpy(), **settings) for image in images]
     reference = unexplained(images, torch.stack([torch.from_numpy(x).long() for x in theirs]))
-    ours = slic(images, 64, compactness=1.0, iterations=10)
+    ours = slic(images, 64, compactness=1.0, iterations=10, connected=False)
     assert unexplained(images, ours) == pytest.approx(reference, rel=0.1)
 
 
@@ -134,17 +163,18 @@ def test_segment_means__match_a_loop() -> None:
             torch.testing.assert_close(mean_rgb[b, k], expected)
 
 
-def test_cluster_shares__recovers_separated_clusters() -> None:
+def test_kmeans__recovers_separated_clusters() -> None:
     assignment = torch.tensor([0, 1, 2, 0, 1, 0, 2, 1])
     colours = THREE_COLOURS[assignment] + 0.02 * noise(8, 3)
     sizes = torch.tensor([0.3, 0.05, 0.02, 0.2, 0.1, 0.15, 0.08, 0.1])
-    shares = cluster_shares(colours[None], sizes[None], 3)
+    shares, cluster = kmeans(colours[None], sizes[None], 3)
     torch.testing.assert_close(shares, torch.tensor([[0.65, 0.25, 0.10]]))
+    assert torch.equal(cluster[0], assignment)
 
 
-def test_cluster_shares__is_lloyds_algorithm_at_rest() -> None:
+def test_kmeans__is_lloyds_algorithm_at_rest() -> None:
     points, sizes = noise(1, 20, 3), noise(1, 20, seed=2)
-    shares = cluster_shares(points, sizes, 2, iterations=50)
+    shares, cluster = kmeans(points, sizes, 2, iterations=50)
     # At a fixed point every split by another plane through the same two means agrees; so the
     # best of all two-colour splits that are their own k-means step must contain ours.
     fixed = set()
@@ -157,11 +187,14 @@ def test_cluster_shares__is_lloyds_algorithm_at_rest() -> None:
                 centres = weights @ points[0] / weights.sum(1, keepdim=True)
             fixed.add(round((weights.sum(1).max() / sizes.sum()).item(), 5))
     assert round(shares[0, 0].item(), 5) in fixed
+    for k in range(2):
+        assert shares[0, k] == pytest.approx(float(sizes[cluster == k].sum() / sizes.sum()))
 
 
-def test_cluster_shares__fewer_colours_than_clusters_leaves_zeros() -> None:
-    shares = cluster_shares(torch.full((1, 5, 3), 0.5), torch.full((1, 5), 0.2), 3)
+def test_kmeans__fewer_colours_than_clusters_leaves_zeros() -> None:
+    shares, cluster = kmeans(torch.full((1, 5, 3), 0.5), torch.full((1, 5), 0.2), 3)
     torch.testing.assert_close(shares, torch.tensor([[1.0, 0.0, 0.0]]))
+    assert torch.equal(cluster, torch.zeros(1, 5, dtype=torch.long))
 
 
 @pytest.mark.parametrize("size", [32, 48])
@@ -186,6 +219,66 @@ def test_cluster_budgets__are_shares_that_differ_between_images(photos: Tensor) 
     assert len(shares.unique(dim=0)) == 16
 
 
+def test_cluster_masks__are_the_budgets_pixels_and_share_the_image_out(photos: Tensor) -> None:
+    for settings in SETTINGS:
+        masks = cluster_masks(photos, 5, **settings)
+        assert masks.shape == (16, 5, 32, 32)
+        assert torch.equal(masks.sum(1), torch.ones(16, 32, 32))
+        assert set(masks.unique().tolist()) == {0.0, 1.0}
+        budgets = cluster_budgets(photos, num_clusters=5, **settings)
+        torch.testing.assert_close(masks.mean((2, 3)), budgets, atol=1e-6, rtol=0)
+
+
+def test_cluster_masks__are_unions_of_superpixels_of_like_colour(photos: Tensor) -> None:
+    masks = cluster_masks(photos, 4, num_segments=50, kmeans_iterations=30)
+    labels = slic(photos, 50)
+    means, sizes = segment_means(photos, labels, 49)
+    for image, segments, colours, size in zip(masks, labels, means, sizes, strict=True):
+        found = image.argmax(0)
+        used = segments.unique()
+        cluster = torch.stack([found[segments == k].median() for k in used])
+        assert torch.equal(cluster[torch.searchsorted(used, segments)], found)
+        colours, size = colours[used], size[used]
+        mass = torch.stack([(size * (cluster == k)).sum() for k in range(4)])
+        weighted = [(colours * (size * (cluster == k))[:, None]).sum(0) for k in range(4)]
+        centres = torch.stack(weighted) / mass[:, None]
+        # At rest, every superpixel is in the cluster whose mean colour is closest.
+        assert torch.equal(torch.cdist(colours, centres).argmin(1), cluster)
+
+
+def test_cluster_masks__find_three_colours() -> None:
+    image = THREE_COLOURS[0][None, :, None, None].repeat(1, 1, 32, 32)
+    image[0, :, :12] = THREE_COLOURS[1][:, None, None]
+    image[0, :, :12, 20:] = THREE_COLOURS[2][:, None, None]
+    masks = cluster_masks(image, 4)
+    for mask, colour in zip(masks[0], THREE_COLOURS, strict=False):
+        assert (mask - (image[0] == colour[:, None, None]).all(0).float()).abs().mean() < 0.02
+    assert not masks[0, 3].any()
+
+
+SETTINGS = (
+    {},
+    {"connected": False},
+    {"colour": "lab", "compactness": 10.0},
+    {"num_segments": 100, "slic_iterations": 2, "kmeans_iterations": 3},
+    {"slic_iterations": 0},
+)
+
+
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_cluster_masks__do_not_depend_on_batch_threads_or_autocast(
+    photos: Tensor, settings: dict
+) -> None:
+    together = cluster_masks(photos, 5, **settings)
+    order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(cluster_masks(photos[order], 5, **settings), together[order])
+    assert torch.equal(cluster_masks(photos[3:4], 5, **settings), together[3:4])
+    torch.set_num_threads(2)
+    assert torch.equal(cluster_masks(photos, 5, **settings), together)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(cluster_masks(photos, 5, **settings), together)
+
+
 def test_cluster_budgets__do_not_depend_on_the_batch(photos: Tensor) -> None:
     together = cluster_budgets(photos, num_clusters=5)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
@@ -193,21 +286,28 @@ def test_cluster_budgets__do_not_depend_on_the_batch(photos: Tensor) -> None:
     assert torch.equal(cluster_budgets(photos[3:4], num_clusters=5), together[3:4])
 
 
-def test_cluster_budgets__do_not_depend_on_autocast(photos: Tensor) -> None:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        inside = cluster_budgets(photos, num_clusters=5)
-    assert torch.equal(inside, cluster_budgets(photos, num_clusters=5))
+def test_slic__does_not_depend_on_how_many_images_a_cpu_takes_at_once(
+    photos: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    together = slic(photos, 64)
+    for pixels in (1, 3 * 32 * 32 + 7):
+        monkeypatch.setattr("methods.superpixels._CACHED_PIXELS", pixels)
+        assert torch.equal(slic(photos, 64), together)
 
 
-def test_cluster_budgets__never_read_a_value_back() -> None:
+@pytest.mark.parametrize("settings", SETTINGS)
+def test_cluster_budgets_and_masks__never_read_a_value_back(settings: dict) -> None:
     # Fake tensors have no values: reading one, for which a GPU would have to be waited for, raises.
     with FakeTensorMode():
-        shares = cluster_budgets(torch.rand(4, 3, 32, 32), num_clusters=5)
+        pixels = torch.rand(4, 3, 32, 32)
+        shares = cluster_budgets(pixels, num_clusters=5, **settings)
         assert shares.shape == (4, 5)
+        assert cluster_masks(pixels, 5, **settings).shape == (4, 5, 32, 32)
         with pytest.raises(RuntimeError):
             shares.sum().item()
 
 
+@pytest.mark.parametrize("function", [cluster_budgets, cluster_masks])
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -215,10 +315,43 @@ def test_cluster_budgets__never_read_a_value_back() -> None:
         ("num_segments", 0),
         ("num_segments", 1025),
         ("compactness", 0.0),
-        ("slic_iterations", 0),
+        ("slic_iterations", -1),
         ("kmeans_iterations", 0),
     ],
 )
-def test_cluster_budgets__name_the_setting_that_is_wrong(setting: str, value: float) -> None:
+def test_clusters__name_the_setting_that_is_wrong(
+    function: Callable, setting: str, value: float
+) -> None:
     with pytest.raises(UserError, match=f"{setting}={value}"):
-        cluster_budgets(noise(1, 3, 32, 32), **{"num_clusters": 3, setting: value})
+        function(noise(1, 3, 32, 32), **{"num_clusters": 3, setting: value})
+
+
+# Beside scikit-image ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("segments", [64, 150])
+@pytest.mark.parametrize(
+    "data",
+    [
+        "scenes",
+        pytest.param(
+            "street_scenes",
+            marks=pytest.mark.skipif(
+                not STREET.exists(), reason=f"street scenes are missing: {STREET}"
+            ),
+        ),
+    ],
+)
+def test_slic__follows_objects_as_well_as_scikit_image(data: str, segments: int) -> None:
+    pytest.importorskip("skimage")
+    spec = importlib.util.spec_from_file_location("bench_superpixels", BENCH)
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    pixels, truth = getattr(bench, data)(16)
+    count, accuracy, recall = bench.quality(slic(pixels, segments).numpy(), truth)
+    rows, columns = grid_shape(96, 96, segments)
+    assert 0.97 * rows * columns <= count <= rows * columns
+    _, theirs = bench.matched_skimage(bench.channels_last(pixels), count)
+    _, reference_accuracy, reference_recall = bench.quality(theirs, truth)
+    assert accuracy > reference_accuracy - 2
+    assert recall > reference_recall - 2

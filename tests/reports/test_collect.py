@@ -100,7 +100,8 @@ def labels(runs) -> list[str]:
 def test_row_labels__as_in_the_paper(make_run) -> None:
     runs = [make_run(name, 0, {}) for name in ("none", "adios", "superpixel_budget")]
     runs.append(make_run("none", 0, {}, control="untrained"))
-    assert labels(runs) == ["SimCLR", "+ ADIOS", "+ Superpixel budget", "Untrained"]
+    expected = ["SimCLR", "+ ADIOS", "+ Superpixel budget", "Untrained"]
+    assert labels(runs) == [f"{label} (demo)" for label in expected]
 
 
 def test_row_labels__mixed_presets_and_objectives(make_run) -> None:
@@ -121,7 +122,11 @@ def test_row_labels__mixed_presets_and_objectives(make_run) -> None:
 def test_row_labels__hash_as_last_resort(make_run) -> None:
     runs = [make_run("adios", 0, {}, hash8=f"{k:08d}") for k in (1, 2)]
     runs.append(make_run("none", 0, {}))
-    assert labels(runs) == ["+ ADIOS [00000001]", "+ ADIOS [00000002]", "SimCLR"]
+    assert labels(runs) == [
+        "+ ADIOS (demo) [00000001]",
+        "+ ADIOS (demo) [00000002]",
+        "SimCLR (demo)",
+    ]
 
 
 def test_collect__table_order(make_run) -> None:
@@ -134,12 +139,12 @@ def test_collect__table_order(make_run) -> None:
         make_run("none", 0, {LINEAR: 1.0}),
     ]
     assert list(collect(runs)["label"]) == [
-        "SimCLR",
-        "+ ADIOS (SimCLR)",
-        "BYOL",
-        "+ ADIOS (BYOL)",
-        "Untrained",
-        "Supervised",
+        "SimCLR (demo)",
+        "+ ADIOS (SimCLR, demo)",
+        "BYOL (demo)",
+        "+ ADIOS (BYOL, demo)",
+        "Untrained (demo)",
+        "Supervised (demo)",
     ]
 
 

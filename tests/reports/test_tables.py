@@ -56,18 +56,23 @@ def test_write_tables__markdown_cells(sweep: list[Run], tmp_path: Path) -> None:
     assert all(set(cell) == {"-"} for cell in rule)
     # 42, 44, 46: mean 44, sample std 2. 43, 45: mean 44, sample std sqrt(2).
     assert rows == [
-        ["SimCLR", "**44.00 ± 2.00** (n=3)", "**51.00 ± 1.00** (n=3)", "**30.00 ± 0.00** (n=3)"],
         [
-            "+ ADIOS",
+            "SimCLR (demo)",
+            "**44.00 ± 2.00** (n=3)",
+            "**51.00 ± 1.00** (n=3)",
+            "**30.00 ± 0.00** (n=3)",
+        ],
+        [
+            "+ ADIOS (demo)",
             "**44.00 ± 1.41** (n=2, 1 failed)",
             "failed (3 of 3)",
             "**30.00 ± 0.00** (n=3)",
         ],
-        ["*Supervised*", "*99.00 (n=1)*", "*–*", "*missing (1 of 1)*"],
+        ["*Supervised (demo)*", "*99.00 (n=1)*", "*–*", "*missing (1 of 1)*"],
     ]
     head, _, *rows = markdown_rows(texts["table2.md"])
     assert head == ["Method", "digits: Linear", "scenes: Segmentation (mIoU)"]
-    assert [row[0] for row in rows] == ["SimCLR", "+ ADIOS"]
+    assert [row[0] for row in rows] == ["SimCLR (demo)", "+ ADIOS (demo)"]
     assert rows[0][1:] == ["**90.00 ± 0.00** (n=3)", "20.00 ± 0.00 (n=3)"]
     assert rows[1][1:] == ["**90.00 ± 0.00** (n=3)", "**21.00 ± 0.00** (n=3)"]
 
@@ -78,18 +83,25 @@ def test_write_tables__markdown_lines_are_equally_wide(sweep: list[Run], tmp_pat
             assert len({len(line) for line in text.splitlines() if line.startswith("|")}) == 1
 
 
+def test_write_tables__an_ablation_is_in_no_table(make_run, tmp_path: Path) -> None:
+    runs = [make_run("adios", 0, {LINEAR: 1.0})]
+    literal = make_run("sequential", 0, {LINEAR: 99.0}, preset="paper_literal")
+    assert "99" not in "".join(write([*runs, literal], tmp_path).values())
+    assert write([literal], tmp_path) == {}
+
+
 def test_write_tables__csv(sweep: list[Run], tmp_path: Path) -> None:
     write(sweep, tmp_path)
     table = pd.read_csv(tmp_path / "table1.csv", dtype={"hash8": str, "seeds": str})
     assert len(table) == 2 * 3 + 2
     lines = {(line["label"], line["task"]): line for line in table.to_dict("records")}
-    plain, adios = lines["SimCLR", "linear"], lines["+ ADIOS", "linear"]
+    plain, adios = lines["SimCLR (demo)", "linear"], lines["+ ADIOS (demo)", "linear"]
     assert (plain["mean"], plain["std"], plain["n"], plain["seeds"]) == (44.0, 2.0, 3, "0 1 2")
     assert (adios["mean"], adios["n"], adios["failed"], adios["seeds"]) == (44.0, 2, 1, "0 1")
     assert adios["std"] == math.sqrt(2)
     assert plain["commits"] == "a" * 40
-    assert math.isnan(lines["+ ADIOS", "finetune"]["mean"])
-    supervised = lines["Supervised", "linear"]
+    assert math.isnan(lines["+ ADIOS (demo)", "finetune"]["mean"])
+    supervised = lines["Supervised (demo)", "linear"]
     assert (supervised["mean"], supervised["eval_data"]) == (99.0, "scenes")
     assert math.isnan(supervised["std"])
 
@@ -177,7 +189,7 @@ def test_write_tables__empty_table_is_removed(sweep: list[Run], make_run, tmp_pa
 
 def test_write_tables__nothing_finished(make_run, tmp_path: Path) -> None:
     texts = write([make_run("none", seed, {LINEAR: None}) for seed in (0, 1)], tmp_path)
-    assert markdown_rows(texts["table1.md"])[2] == ["SimCLR", "missing (2 of 2)"]
+    assert markdown_rows(texts["table1.md"])[2] == ["SimCLR (demo)", "missing (2 of 2)"]
     assert "Results were made" not in texts["table1.md"]
 
 

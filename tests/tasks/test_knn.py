@@ -92,7 +92,7 @@ def test_run__eval_seed_has_no_influence() -> None:
 @pytest.mark.parametrize("training", [True, False])
 def test_run__encoder_is_untouched(training: bool) -> None:
     with seeded(0, "test/encoder"):
-        encoder = ResNet(18, width=4, stem="stride2").train(training)
+        encoder = ResNet(18, width=8, stem="stride2").train(training)
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     KNN().run(encoder, overlapping(), eval_seed=0, device=CPU)
     after = encoder.state_dict()
