@@ -3,10 +3,14 @@ VENV := .venv
 BIN := $(VENV)/bin
 SWEEP := method=none,random,adios,sequential,superpixel_budget seed=0,1,2
 
-.PHONY: demo test check clean
+.PHONY: demo masks test check clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmark/run.py -m $(SWEEP)
+
+masks: $(VENV)/ready
+	$(BIN)/python benchmark/run.py -m experiment=masks
+	$(BIN)/python reports/masks.py runs/masks --out runs/masks/report
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest

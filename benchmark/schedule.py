@@ -32,7 +32,7 @@ class Ramp:
     curve: Curve = "linear"
 
     @classmethod
-    def parse(cls, name: str, value: Value) -> Ramp:
+    def parse(cls, name: str, value: object) -> Ramp:
         """Read a number, or a mapping with ``start``, ``end`` and optionally the other attributes.
 
         Raises:
@@ -44,7 +44,7 @@ class Ramp:
                 numbers = {k: float(v) for k, v in value.items() if k != "curve"}
                 return cls(**numbers, curve=cast(Curve, value.get("curve", "linear")))
         elif _is_number(value):
-            return cls(float(value), float(value))
+            return cls(float(value), float(value))  # type: ignore[arg-type]
         else:
             problem = f"{value!r} is no number"
         raise UserError(

@@ -77,7 +77,7 @@ class Sequential(MaskingMethod):
         budget_side: BudgetSide = "upper",
         budget_unit: BudgetUnit = "share",
         budget_over: BudgetOver = "image",
-        budget_weight: float | Literal["auto"] = 30.0,
+        budget_weight: float | Literal["auto"] = 100.0,
         budget_rate: float = 0.1,
         overlap_weight: float = 1e-4,
         overlap_history: History = "sum",

@@ -42,6 +42,8 @@ def plan(planner: Planner, tmp_path: Path, monkeypatch):
         "controls=[]",
         "tasks.linear.epochs=3",
         "mask_net.width=16",  # no net in this method
+        "turns.mask_steps=2",  # no adversary
+        "log_limits=false",
         "mask_optimiser.lr=1e-5",
         "data.test_count=20",
     ],
@@ -57,6 +59,12 @@ def test_plan__hash_is_blind_to_what_changes_no_encoder(plan, change: str) -> No
         "batch_size=32",
         "precision=bf16",
         "threads=2",
+        "fill=blur",
+        "fill_blur_sigma=0.1",
+        "mask_both_views=true",
+        "unmasked_pair=true",
+        "drop_last=false",
+        "normalisation.std=[0.2,0.2,0.2]",
         "batchnorm=adios",
         "encoder.width=8",
         "objective.temperature=0.1",
@@ -155,3 +163,17 @@ def test_sweep__refuses_two_protocols_in_one_cell(tmp_path: Path, monkeypatch) -
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match=r"two protocols of tasks\.knn"):
         sweep("tasks.knn.k=5,6")
+
+
+@pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
+def test_plan__precision_auto_is_what_the_machine_computes(
+    planner: Planner, tmp_path: Path, monkeypatch, native: bool, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: native)
+    monkeypatch.setattr("torch.cpu._is_amx_tile_supported", lambda: False)
+    line = [o for o in SMALL if "precision" not in o]
+    planned = planner.plan([*line, "device=cpu", "precision=auto"])
+    fixed = planner.plan([*line, "device=cpu", f"precision={expected}"])
+    assert planned.cfg.precision == planned.cfg.tasks["linear"]["precision"] == expected
+    assert planned.run == fixed.run

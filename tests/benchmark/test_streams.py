@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import pytest
 import torch
 
 from benchmark.streams import Streams, permutation, seeded
@@ -71,3 +72,24 @@ def test_seeded__independent_of_what_was_drawn_and_leaves_no_trace() -> None:
         assert torch.equal(torch.rand(3), first)
     with seeded(0, "init/method"):
         assert not torch.equal(torch.rand(3), first)
+
+
+def test_normal__has_its_moments_and_is_finite() -> None:
+    drawn = Streams(0, 0, torch.arange(500)).normal("test", 4, 50)
+    assert drawn.shape == (500, 4, 50)
+    assert drawn.isfinite().all()
+    assert abs(float(drawn.mean())) < 0.01
+    assert float(drawn.std()) == pytest.approx(1, abs=0.01)
+    assert float((drawn.abs() < 1).float().mean()) == pytest.approx(0.683, abs=0.01)
+
+
+def test_apart__other_numbers_for_every_purpose_of_the_same_sample() -> None:
+    streams = Streams(0, 0, torch.arange(8))
+    other = streams.apart("swapped")
+    assert not torch.equal(streams.uniform("x", 3), other.uniform("x", 3))
+    assert torch.equal(other.uniform("x", 3)[5:6], other_sample(5).uniform("x", 3))
+    assert not torch.equal(other.uniform("x", 3), other.apart("swapped").uniform("x", 3))
+
+
+def other_sample(index: int) -> Streams:
+    return Streams(0, 0, torch.tensor([index])).apart("swapped")

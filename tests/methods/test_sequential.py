@@ -129,7 +129,7 @@ def test_masks__one_of_them_is_a_single_budgeted_adversary(history_input: str) -
     torch.testing.assert_close(proposal.masks, expected)
     terms = method.penalties(proposal)
     excess = (expected.mean((1, 2, 3)) - 0.25).clamp_min(0)
-    torch.testing.assert_close(terms["budget"], 30 * excess.square().mean())
+    torch.testing.assert_close(terms["budget"], 100 * excess.square().mean())
     assert float(terms["overlap"].detach()) == 0.0
 
 
@@ -305,7 +305,7 @@ def test_superpixel_budget__drives_the_penalty_and_the_hard_masks() -> None:
     soft = sequential(4, budget=rule, budget_side="two")
     proposal = soft(make_batch())
     excess = proposal.masks.mean((2, 3)) - superpixel_budgets()
-    torch.testing.assert_close(soft.penalties(proposal)["budget"], 30 * excess.square().mean())
+    torch.testing.assert_close(soft.penalties(proposal)["budget"], 100 * excess.square().mean())
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,134 @@
+"""What the loop hands to the trainer: objects, last batches, statistics, and what it costs."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import nn
+
+from benchmark import digits, scenes
+from benchmark.augment import Augment
+from benchmark.build import normalised_as
+from benchmark.config import NormalisationConfig
+from benchmark.contracts import Dataset, MaskingMethod, UserError
+from benchmark.encoders import ResNet
+from benchmark.objectives import SimCLR
+from benchmark.optim import build_optimiser
+from benchmark.pretrain import Pretraining, Schedule
+from benchmark.streams import seeded
+from benchmark.trainer import Trainer, Turns
+from methods.none import NoMask
+from methods.oracle import Oracle
+from methods.sequential import Sequential
+
+CPU = torch.device("cpu")
+
+
+@pytest.fixture(scope="module")
+def data() -> Dataset:
+    return scenes.load(train_count=22, test_count=8)
+
+
+def make_training(data: Dataset, method: MaskingMethod, **changes) -> Pretraining:
+    with seeded(0, "test/nets"):
+        encoder = ResNet(width=8, stem="stride2")
+        objective = SimCLR(encoder, feature_dim=64, hidden_dim=16, output_dim=8)
+    sgd = {"name": "sgd", "lr": 0.05, "momentum": 0.9, "weight_decay": 0.0}
+    trainer = Trainer(
+        encoder=encoder,
+        objective=objective,
+        method=method,
+        probe=None,
+        encoder_optimiser=build_optimiser((encoder, objective), **sgd),
+        mask_optimiser=build_optimiser((method,), **sgd) if method.adversarial else None,
+        batchnorm="once",
+        precision="fp32",
+        turns=changes.pop("turns", Turns()),
+    )
+    settings = {
+        "seed": 0,
+        "epochs": 1,
+        "batch_size": 8,
+        "base_rates": (0.01, 0.01),
+        "schedule": Schedule("step", 0.0, 0.0),
+        "device": CPU,
+        "drop_last": True,
+        "log_every_steps": 1,
+        "log_limits": False,
+        "checkpoint_every_epochs": 1,
+    }
+    return Pretraining(trainer, data, Augment(data.image_size), **(settings | changes))
+
+
+def test_batch__objects_move_with_the_pixels_of_each_view(data: Dataset) -> None:
+    """Where the images are the objects' own numbers, both views still agree with them."""
+    painted = (data.train.segments[:, None] * 40).expand(-1, 3, -1, -1).contiguous()
+    training = make_training(data, Oracle(num_masks=3))
+    training.images = painted
+    training.augment = Augment(
+        data.image_size, min_scale=0.3, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0
+    )
+    batch = training.batch(0, 0, torch.arange(16))
+    shown = batch.pixels[:, :, 0] * 255 / 40
+    agree = (shown - batch.segments).abs() < 0.5
+    assert agree.float().mean() > 0.9  # bicubic edges lie between two objects
+    assert not torch.equal(batch.segments[0], batch.segments[1])
+
+
+def test_batch__objects_are_there_only_for_those_who_ask(data: Dataset) -> None:
+    assert make_training(data, NoMask()).batch(0, 0, torch.arange(4)).segments is None
+
+
+def seen_by(encoder: nn.Module) -> list[int]:
+    """Fills with the sizes of the batches that the encoder sees in training."""
+    sizes: list[int] = []
+
+    def note(module: nn.Module, arguments: tuple, _output: object) -> None:
+        if module is encoder:  # and not the copy on which the cost is counted
+            sizes.append(len(arguments[0]))
+
+    encoder.register_forward_hook(note)
+    return sizes
+
+
+@pytest.mark.parametrize(("drop_last", "steps"), [(True, 2), (False, 3)])
+def test_run__last_batch(data: Dataset, tmp_path, drop_last: bool, steps: int) -> None:
+    training = make_training(data, NoMask(), drop_last=drop_last)
+    sizes = seen_by(training.trainer.encoder)
+    cost = training.run(tmp_path, "test", lambda *_: None)
+    assert sizes == [8] * 4 + ([] if drop_last else [6] * 2)
+    assert training.steps == steps
+    assert cost["encoder_forwards"] == sum(sizes)
+
+
+def test_cost__counts_what_the_encoder_really_sees(data: Dataset, tmp_path) -> None:
+    method = Sequential(image_size=32, num_masks=3, width=8, norm="none", budget=0.25)
+    training = make_training(data, method, turns=Turns(encoder_steps=2))
+    sizes = seen_by(training.trainer.encoder)
+    cost = training.run(tmp_path, "test", lambda *_: None)
+    assert sizes == [8] * (4 + 4 + 4)  # two encoder steps, one turn of the adversary
+    assert cost["encoder_forwards"] == sum(sizes)
+
+
+def test_normalised_as__replaces_the_data_sets_own_statistics(data: Dataset) -> None:
+    wanted = NormalisationConfig(std=[0.228, 0.224, 0.225])
+    changed = normalised_as(data, wanted)
+    assert changed == replace(data, std=(0.228, 0.224, 0.225))
+    plain, other = (
+        make_training(d, NoMask()).batch(0, 0, torch.arange(4)) for d in (data, changed)
+    )
+    ratio = torch.tensor(data.std) / torch.tensor(changed.std)
+    torch.testing.assert_close(other.views, plain.views * ratio.view(1, 1, 3, 1, 1))
+    with pytest.raises(UserError, match=r"normalisation.std=.* must be null or three numbers"):
+        normalised_as(data, NormalisationConfig(std=[0.2]))
+
+
+def test_plain_batch__images_as_they_are(data: Dataset) -> None:
+    batch = make_training(data, NoMask()).plain_batch(data.test, 5)
+    assert torch.equal((batch.pixels[1] * 255).round().to(torch.uint8), data.test.images[:5])
+    assert torch.equal(batch.segments[1], data.test.segments[:5].long())
+    assert batch.progress == 1.0
+    plain = make_training(digits.load(), NoMask()).plain_batch(digits.load().test, 3)
+    assert plain.segments is None
