@@ -93,7 +93,7 @@ def folder_of_images(folder: Path, classes: tuple[str, ...], count: int = 40) ->
         ("tasks.finetune.head_lr=abc", "head_lr='abc' must be of type float"),
         ("tasks.finetune.head_lr=-1", "head_lr=-1"),
         ("tasks.knn.k=500", "k=500 exceeds the 128 training images"),
-        ("~encoder", "names no _target_"),
+        ("~encoder", "encoder names no option; leave ~encoder out"),
         ("method=", "method"),
         ("=3", ""),
     ],

@@ -1,7 +1,7 @@
 """Every masking method that has a YAML file, under every objective, keeps the contract.
 
 ``data/golden_losses.json`` holds the losses of each first step, so that a change of numbers is
-seen. After a change that is meant, MASKBENCH_WRITE_GOLDEN=1 writes them anew.
+seen. After a change that is meant, MASKBENCH_WRITE_GOLDEN=1 with -n 0 writes them anew.
 """
 
 from __future__ import annotations
