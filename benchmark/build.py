@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
 from types import NoneType, UnionType
@@ -125,6 +126,8 @@ def _mismatch(value: Any, wanted: Any) -> str | None:
         return None if isinstance(value, wanted) else f"a node that builds a {wanted.__name__}"
     if wanted not in (int, float, str, bool):
         return None
+    if type(value) is float and not math.isfinite(value):
+        return "a finite number"
     # A whole number will do for a float, but True is no number.
     fits = type(value) is wanted or (wanted is float and type(value) is int)
     return None if fits else f"of type {wanted.__name__}"
@@ -202,7 +205,8 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
         )
     with seeded(cfg.seed, "init/method"):
         method = _checked_kind(instantiate(cfg.method), MaskingMethod)
-    if "segments" in method.needs and data.train.segments is None:
+    splits = [split for split in (data.train, data.test) if split is not None]
+    if "segments" in method.needs and any(split.segments is None for split in splits):
         raise UserError(
             f"{type(method).__name__} needs the objects of each image, and {data.name} has none; "
             "use data=scenes or another method"

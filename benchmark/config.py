@@ -40,6 +40,7 @@ class MaskNetConfig:
 
     width: int = MISSING
     norm: str = MISSING
+    num_masks: int = MISSING
 
 
 @dataclass

@@ -133,14 +133,16 @@ class _Job:
         commit, dirty = self._note_attempt()
         cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
         hides = False
+        training = None
         if cfg.control == "untrained":
             encoder: nn.Module = build_encoder(cfg)
         else:
             training = self._training()
             cost = training.run(folder, self._owner, self._report_training(training.steps))
             encoder = training.trainer.encoder
-            hides = self._save_masks(training)
         save_encoder(run.encoder_file, encoder)
+        if training is not None:
+            hides = self._save_masks(training)
         encoder_sha256 = sha256_of(run.encoder_file)
         write_json(
             run.pretraining_file,

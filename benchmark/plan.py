@@ -166,7 +166,13 @@ class Planner:
                     f"drop_last=false leaves a batch of one of the {len(data.train)} images, which "
                     f"BatchNorm cannot use; choose another batch_size than {cfg.batch_size}"
                 )
-            instantiate(cfg.augment)
+            augment = instantiate(cfg.augment)
+            if augment.image_size != data.image_size:
+                raise UserError(
+                    f"augment.image_size={augment.image_size} differs from the {data.image_size} "
+                    f"pixels of {data.name}, for which nets and masks are built; set "
+                    "data.image_size alone"
+                )
             self._trainers[key] = build_trainer(cfg, data, resolve_device(cfg.device))
         return self._trainers[key]
 

@@ -79,7 +79,7 @@ class Pretraining:
         data: its training split is used.
         augment: makes the two views.
         seed: of order, augmentation and masks.
-        epochs: passes over the data; a last incomplete batch is left out.
+        epochs: passes over the data.
         batch_size: images per step.
         base_rates: learning rates of encoder and method after the warm-up.
         schedule: of both rates.

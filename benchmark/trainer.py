@@ -124,7 +124,7 @@ class Trainer:
         sides: list[Side] | None = proposed
         terms = mask_statistics(proposed[0][1])
         if diagnose:
-            terms |= self._limits(batch)
+            terms |= _mean_terms([self._limits(side) for side in data])
         players = self.turns.players(step) if self.mask_optimiser is not None else ["encoder"]
         for player in players:
             sides = sides or [(side, self.propose(side)) for side in data]
@@ -203,8 +203,7 @@ class Trainer:
         for p, gradient in zip(parameters, torch.autograd.grad(mask_loss, parameters), strict=True):
             p.grad = gradient
         self.mask_optimiser.step()
-        for _, proposal in sides:
-            self.method.after_step(_detached(proposal))
+        self.method.after_step(_detached(sides[0][1]))  # once a step; one view stands for both
         named = {f"penalty/{name}": value for name, value in penalties.items()}
         return {"mask_loss": mask_loss, **named}
 

@@ -44,7 +44,7 @@ class Adios(MaskingMethod):
         entropy: weight of the reward for unequal areas.
         entropy_reduction: over the batch; the published code sums, so that the term's weight
             grows with the batch size.
-        reduction: of the masks' losses; the published code sums.
+        reduction: of the masks' losses, and of the penalties with them; the published code sums.
 
     Raises:
         UserError: for values out of range.
@@ -86,7 +86,9 @@ class Adios(MaskingMethod):
         area = proposal.masks.mean((2, 3))
         negentropy = area_negentropy(area)
         total = negentropy.sum() if self.entropy_reduction == "sum" else negentropy.mean()
+        # With the mean of the losses everything is N times smaller, so that nothing else changes.
+        scale = 1 / self.num_masks if self.reduction == "mean" else 1.0
         return {
-            "sparsity": self.sparsity * sparsity_penalty(area),
-            "entropy": -self.entropy * total,
+            "sparsity": scale * self.sparsity * sparsity_penalty(area),
+            "entropy": -scale * self.entropy * total,
         }

@@ -38,7 +38,7 @@ class BudgetRule(ABC):
 class FixedBudget(BudgetRule):
     """The same budget for every mask of every image (arXiv 2212.08277, section 3)."""
 
-    version = 1
+    version = 1  # in no hash: a change here raises the version of `Sequential`
 
     def __init__(self, name: str, share: Value) -> None:
         self.share = Ramp.parse(name, share)

@@ -59,6 +59,11 @@ class SequentialHeads(nn.Module):
         initial_area: float,
     ) -> None:
         super().__init__()
+        if activation == "stick_breaking" and share_head and num_masks > 1:
+            raise UserError(
+                "method.share_head=true gives all slots one bias, under which stick_breaking hides "
+                "less and less; use share_head=false"
+            )
         if activation == "stick_breaking" and initial_area * num_masks >= 1:
             raise UserError(
                 f"method.initial_area={initial_area} of {num_masks} masks leaves nothing over, "
@@ -113,7 +118,7 @@ class SequentialHeads(nn.Module):
             mask = logit.sigmoid() if noise is None else _hard_concrete(logit, noise[:, k, None])
             if self.activation == "stick_breaking":
                 mask = mask * left
-                left = left - mask
+                left = left - (mask.detach() if self.detach else mask)
             if budgets is not None:
                 mask = keep_largest(mask[:, 0], budgets[:, k])[:, None]
             masks.append(mask)

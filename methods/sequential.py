@@ -43,7 +43,7 @@ class Sequential(MaskingMethod):
         budget_unit: see `methods.penalties.budget_excess`.
         budget_over: see `methods.penalties.budget_penalty`.
         budget_weight: of the budget penalty; "auto" for an augmented Lagrangian whose multiplier
-            for each slot climbs until the budget is kept.
+            for each slot climbs until the mean area of the batch keeps the budget.
         budget_rate: of that climb, per step and unit of area.
         overlap_weight: of the overlap penalty, a sum over pixels in the paper.
         overlap_history: see `methods.penalties.overlap_penalty`.
@@ -111,6 +111,16 @@ class Sequential(MaskingMethod):
         if not 1 <= consistency_kernel < 2 * image_size or consistency_kernel % 2 == 0:
             raise UserError(f"method.consistency_kernel={consistency_kernel} must be odd and fit")
         rule = budget if isinstance(budget, BudgetRule) else FixedBudget("method.budget", budget)
+        if budget_side == "hard" and activation != "sigmoid":
+            raise UserError(
+                f"method.budget_side=hard ranks soft values, and activation={activation} has "
+                "others; use activation=sigmoid"
+            )
+        if budget_weight == "auto" and budget_unit != "share":
+            raise UserError(
+                f"method.budget_weight=auto counts areas as shares; budget_unit={budget_unit} "
+                "must be share"
+            )
         if budget_side == "hard" and rule.needs_masks:
             raise UserError(
                 "method.budget_side=hard needs the budgets before the masks; "

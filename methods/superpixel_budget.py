@@ -11,7 +11,7 @@ from torch import Tensor
 
 from benchmark.contracts import Batch, Masks, UserError
 from methods.budgets import BudgetRule
-from methods.superpixels import cluster_budgets
+from methods.superpixels import cluster_budgets, grid_shape
 
 Order = Literal["descending", "ascending", "random", "matched"]
 Control = Literal["none", "shuffled", "equal"]
@@ -25,6 +25,7 @@ class SuperpixelBudget(BudgetRule):
     hide nearly all, or bound to hide nearly nothing.
 
     Args:
+        image_size: side of the images in pixels.
         num_segments: superpixels per image, rounded to a grid.
         compactness: weight of distance against colour in SLIC.
         slic_iterations: rounds of SLIC; 0 leaves the grid.
@@ -48,6 +49,7 @@ class SuperpixelBudget(BudgetRule):
 
     def __init__(
         self,
+        image_size: int,
         num_segments: int,
         compactness: float,
         slic_iterations: int,
@@ -64,6 +66,7 @@ class SuperpixelBudget(BudgetRule):
                 f"method.budget.min_budget={min_budget} and max_budget={max_budget} must satisfy "
                 "0 <= min_budget < max_budget <= 1"
             )
+        grid_shape(image_size, image_size, num_segments)  # refuses more segments than pixels
         if num_clusters is not None and not 1 <= num_clusters <= num_segments:
             raise UserError(
                 f"method.budget.num_clusters={num_clusters} must lie between 1 and "

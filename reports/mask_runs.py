@@ -28,7 +28,7 @@ _FILE = Path("masks") / "test.npz"
 _SAME = frozenset(
     (
         "run", "seed", "eval_seed", "tasks", "controls", "probe", "device", "jobs", "runs_dir",
-        "log_every_steps", "checkpoint_every_epochs", "mask_net",
+        "log_every_steps", "log_limits", "checkpoint_every_epochs", "mask_net",
     )
 )  # fmt: skip
 

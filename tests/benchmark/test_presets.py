@@ -106,6 +106,20 @@ def test_presets__every_method_can_be_planned(preset: str, tmp_path: Path, monke
     assert planned.cfg.normalisation.std == ([0.228, 0.224, 0.225] if preset == "adios" else None)
 
 
+@pytest.mark.parametrize("preset", ["demo", "paper", "adios"])
+def test_presets__swapped_differs_from_its_inner_method_in_nothing_else(preset: str) -> None:
+    line = [f"preset={preset}"]
+    for method in ("sequential", "superpixel_budget"):
+        (plain,) = get([*line, f"method={method}"], "method")
+        (inner,) = get([*line, "method=swapped", f"method@method.inner={method}"], "method.inner")
+        assert inner == plain
+    sizes = [
+        get([*line, f"method={method}"], "method.num_masks")
+        for method in ("sequential", "superpixel", "superpixel_budget")
+    ]
+    assert sizes == [[4]] * 3 if preset == "demo" else [[5]] * 3
+
+
 @pytest.mark.parametrize("experiment", names("experiment"))
 def test_experiments__open_with_their_command_and_compose(experiment: str) -> None:
     text = (CONF / "experiment" / f"{experiment}.yaml").read_text()

@@ -230,6 +230,24 @@ def test_step__mask_both_views_is_the_mean_over_both_orders() -> None:
     assert not torch.allclose(one["loss"], other["loss"])
 
 
+def test_mask_step__of_both_views_is_the_mean_over_both_orders_and_one_step() -> None:
+    batch = make_batch()
+    trainer = make_trainer(sequential(), mask_both_views=True)
+    sides = [(side, trainer.propose(side)) for side in (batch, batch.swapped())]
+    before = state(trainer.method)
+    expected = []
+    for side in sides:
+        alone = copy.deepcopy(trainer)  # each order for itself, on a copy
+        proposal = alone.propose(side[0])
+        expected.append(alone._mask_step([(side[0], proposal)])["mask_loss"].detach())
+    calls = []
+    trainer.method.after_step = lambda proposal: calls.append(proposal.masks.requires_grad)
+    both = trainer._mask_step(sides)["mask_loss"].detach()
+    torch.testing.assert_close(both, torch.stack(expected).mean())
+    assert not same(before, state(trainer.method))
+    assert calls == [False]
+
+
 def test_swapped__views_change_places_and_draws_are_others() -> None:
     batch = make_batch()
     other = batch.swapped()

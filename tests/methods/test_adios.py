@@ -44,6 +44,17 @@ def test_sparsity_and_entropy__loop() -> None:
         assert float(area_negentropy(area)[b]) == pytest.approx(expected, rel=1e-5)
 
 
+@pytest.mark.parametrize("term", ["sparsity", "entropy"])
+def test_penalties__with_the_mean_of_losses_are_n_times_smaller(term: str) -> None:
+    settings = {"num_masks": 3, "width": 8, "norm": "instance", "sparsity": 0.9, "entropy": 0.7}
+    found = {}
+    for reduction in ("sum", "mean"):
+        with seeded(0, "test/method"):
+            method = Adios(SIZE, reduction=reduction, **settings)
+        found[reduction] = method.penalties(method(make_batch()))[term]
+    torch.testing.assert_close(found["sum"], 3 * found["mean"])
+
+
 @pytest.mark.parametrize("area", [0.0, 1.0])
 def test_sparsity_penalty__full_and_empty_masks_cost_in_float32(area: float) -> None:
     assert float(sparsity_penalty(torch.tensor([[area]]))) > 1e3
