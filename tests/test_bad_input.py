@@ -58,7 +58,7 @@ def folder_of_images(folder: Path, classes: tuple[str, ...], count: int = 40) ->
         ("method=superpixel_budget method.budget.order=up", "order='up' must be one of"),
         ("method=superpixel_budget method.budget.num_clusters=99", "num_clusters=99 must lie"),
         ("method=superpixel_budget method.budget.num_segments=5000", "num_segments=5000 must lie"),
-        ("method=sequential method.overlap_weight=.nan", "overlap_weight=nan must be a finite"),
+        ("method=sequential method.overlap_weight=nan", "overlap_weight=nan must be a finite"),
         ("augment.image_size=64", "augment.image_size=64 differs from the 32 pixels"),
         ("method=swapped method.inner.num_masks=0", "num_masks=0 must be at least 1"),
         ("batchnorm=never", "batchnorm=never is not one of once, adios"),
