@@ -96,9 +96,9 @@ def test_run__files_tables_reuse_and_recomputation(tmp_path: Path) -> None:
     assert len(list(tables.iterdir())) == 6
     assert "\\toprule" in (tables / "table1.tex").read_text()
     line_1 = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
-    assert len(line_1["slot_area"]) == len(line_1["slot_loss"]) == len(line_1["slot_overlap"]) == 5
+    assert len(line_1["slot_area"]) == len(line_1["slot_loss"]) == len(line_1["slot_overlap"]) == 4
     assert line_1["flops"] > 0
-    assert line_1["encoder_forwards"] == 2 * 64 * 2 * 6  # 2 steps, 2 phases, clean + 5 masks
+    assert line_1["encoder_forwards"] == 2 * 64 * 2 * 5  # 2 steps, 2 phases, clean + 4 masks
 
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.*") if p.name != ".lock"}
     out, _ = run(*line, "seed=0", cwd=tmp_path)
