@@ -25,7 +25,7 @@ from methods.connected_parts import connect
 _FIXED_POINT = 2.0**24
 _INFINITY_BITS = 0x7F800000
 # Pixels that a CPU, of which the cache is small, takes at once; a GPU takes all images.
-_CACHED_PIXELS = 2**17
+_CACHED_PIXELS = 2**18
 
 
 def cluster_budgets(

@@ -1,11 +1,11 @@
 """Superpixels beside scikit-image's: how well they follow objects, and how long they take.
 
-    OMP_WAIT_POLICY=passive python tests/bench/superpixels.py
+    python tests/bench/superpixels.py
 
-prints one table in three minutes; without the setting, a second thread on a busy machine waits
-in a loop and makes everything slower. Data: the objects of `scenes` and, if ../shared/data has
-them, the classes of CamVid's street scenes, cut square, both at 96 pixels. scikit-image runs with
-its own settings and the fewest `n_segments` that give it at least as many connected parts as ours
+prints one table in two minutes. Where other programs use the machine, OMP_WAIT_POLICY=passive keeps
+a thread that waits from slowing them and itself; on an idle one it makes ours slower. Data: the
+objects of `scenes` and, if ../shared/data has them, the classes of CamVid's street scenes, cut
+square, both at 96 pixels. scikit-image runs with its own settings and the fewest `n_segments` that give it at least as many connected parts as ours
 has (its grid allows only some numbers of parts). Quality is the mean over images of two
 percentages, in which pixels labelled 255 do not count:
 
