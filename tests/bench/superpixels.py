@@ -5,9 +5,9 @@
 prints one table in two minutes. Where other programs use the machine, OMP_WAIT_POLICY=passive keeps
 a thread that waits from slowing them and itself; on an idle one it makes ours slower. Data: the
 objects of `scenes` and, if ../shared/data has them, the classes of CamVid's street scenes, cut
-square, both at 96 pixels. scikit-image runs with its own settings and the fewest `n_segments` that give it at least as many connected parts as ours
-has (its grid allows only some numbers of parts). Quality is the mean over images of two
-percentages, in which pixels labelled 255 do not count:
+square, both at 96 pixels. scikit-image runs with its own settings and the fewest `n_segments` that
+give it at least as many connected parts as ours has (its grid allows only some numbers of parts).
+Quality is the mean over images of two percentages, in which pixels labelled 255 do not count:
 
 - ASA, achievable segmentation accuracy: pixels that are right if every part takes the object that
   it overlaps most;
