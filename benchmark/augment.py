@@ -22,7 +22,7 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
 
-from benchmark.contracts import Images, UserError
+from benchmark.contracts import Images, UserError, at_least
 from benchmark.streams import Streams
 
 _CANDIDATES = 10
@@ -64,8 +64,7 @@ class Augment:
     flip_prob: float = 0.5
 
     def __post_init__(self) -> None:
-        if self.image_size < 1:
-            raise UserError(f"augment.image_size={self.image_size} must be at least 1")
+        at_least(1, "augment.", image_size=self.image_size)
         if not 0 < self.min_scale <= 1:
             raise UserError(f"augment.min_scale={self.min_scale} must be above 0 and at most 1")
         for name in ("ratio", "blur_sigma"):

@@ -8,7 +8,7 @@ import torchvision.models.resnet as tv
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Encoder, Images, UserError
+from benchmark.contracts import Encoder, Images, UserError, at_least
 
 _DEPTHS = {
     18: (tv.BasicBlock, (2, 2, 2, 2)),
@@ -53,8 +53,7 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
             raise UserError(f"encoder.stem={stem} is not one of {', '.join(self.stems)}")
         # torch 2.15 corrupts memory in the backward of a 1x1 convolution with stride 2 and fewer
         # than eight channels in channels_last format, on processors without AVX-512.
-        if width < 8:
-            raise UserError(f"encoder.width={width} must be at least 8")
+        at_least(8, "encoder.", width=width)
         if stem_padding < 0:
             raise UserError(f"encoder.stem_padding={stem_padding} must not be negative")
         if stem_padding != 1 and stem != "small":

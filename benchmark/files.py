@@ -28,10 +28,14 @@ def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
         part.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str) -> None:
+    """Write UTF-8 atomically, the same bytes on every system."""
+    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+
+
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically; NaN and infinity are refused."""
-    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
-    write_atomically(path, lambda part: part.write_text(text))
+    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
 
 
 def read_json(path: Path) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from benchmark.build import (
 from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Dataset, Encoder
-from benchmark.files import exclusive, read_json, sha256_of, write_atomically, write_json
+from benchmark.files import exclusive, read_json, sha256_of, write_json, write_text
 from benchmark.gallery import MASKS_FILE, save_masks
 from benchmark.plan import Planned, resolve_device
 from benchmark.pretrain import Pretraining, Report, Schedule
@@ -51,7 +51,7 @@ def execute(planned: Planned, emit: Emit) -> bool:
     except Exception as error:
         trace = traceback.format_exc()
         try:
-            write_atomically(run.error_file, lambda part: part.write_text(trace))
+            write_text(run.error_file, trace)
         except OSError as full:  # the disk, as a rule; then the trace is all there is
             say(f"{run.error_file} could not be written ({full.strerror}):\n{trace}")
         say(f"FAILED: {str(error) or type(error).__name__} (see {run.error_file})", finished=True)
@@ -129,7 +129,7 @@ class _Job:
     def _pretrain(self) -> str:
         run, cfg, folder = self.run_plan, self.cfg, self.run_plan.folder
         config = yaml.safe_dump({"run": identity(run), **asdict(cfg)}, sort_keys=False)
-        write_atomically(folder / "config.yaml", lambda part: part.write_text(config))
+        write_text(folder / "config.yaml", config)
         commit, dirty = self._note_attempt()
         cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
         hides = False

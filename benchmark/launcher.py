@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
-from benchmark.files import write_atomically
+from benchmark.files import write_text
 from benchmark.plan import Planned, resolve_device
 from benchmark.progress import Emit, Event
 
@@ -90,5 +90,5 @@ def _finish(worker: _Worker, emit: Emit) -> None:
     run = worker.planned.run
     if code:
         reason = f"its process was killed by signal {-code}" if code < 0 else f"exit status {code}"
-        write_atomically(run.error_file, lambda part: part.write_text(reason + "\n"))
+        write_text(run.error_file, reason + "\n")
         emit(Event(run.name, f"FAILED: {reason}", finished=True))

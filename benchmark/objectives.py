@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Batch, Losses, Objective, UserError
+from benchmark.contracts import Batch, Losses, Objective, UserError, at_least
 from benchmark.precision import full_precision
 from benchmark.schedule import ema_decay
 
@@ -53,12 +53,6 @@ def _graph(adversary: bool) -> torch.autograd.grad_mode.set_grad_enabled:
     return torch.set_grad_enabled(torch.is_grad_enabled() and not adversary)
 
 
-def _check_dims(**dims: int) -> None:
-    for name, dim in dims.items():
-        if dim < 1:
-            raise UserError(f"objective.{name}={dim} must be at least 1")
-
-
 class SimCLR(Objective):
     """SimCLR with the two-layer projector of the ADIOS code (no BatchNorm).
 
@@ -84,7 +78,7 @@ class SimCLR(Objective):
             raise UserError(f"objective.temperature={temperature} must be above 0")
         if projector_layers not in (1, 2):
             raise UserError(f"objective.projector_layers={projector_layers} is not one of 1, 2")
-        _check_dims(hidden_dim=hidden_dim, output_dim=output_dim)
+        at_least(1, "objective.", hidden_dim=hidden_dim, output_dim=output_dim)
         self.temperature = temperature
         self.projector: nn.Module
         if projector_layers == 1:
@@ -136,7 +130,13 @@ class BYOL(Objective):
         super().__init__()
         if not 0 <= base_decay <= 1:
             raise UserError(f"objective.base_decay={base_decay} must lie in [0, 1]")
-        _check_dims(hidden_dim=hidden_dim, output_dim=output_dim, predictor_dim=predictor_dim)
+        at_least(
+            1,
+            "objective.",
+            hidden_dim=hidden_dim,
+            output_dim=output_dim,
+            predictor_dim=predictor_dim,
+        )
         self.base_decay = base_decay
         self.projector = _mlp(feature_dim, hidden_dim, output_dim)
         self.predictor = _mlp(output_dim, predictor_dim, output_dim)
@@ -183,7 +183,7 @@ class SimSiam(Objective):
         predictor_dim: int = 512,
     ) -> None:
         super().__init__()
-        _check_dims(hidden_dim=hidden_dim, predictor_dim=predictor_dim)
+        at_least(1, "objective.", hidden_dim=hidden_dim, predictor_dim=predictor_dim)
         self.projector = nn.Sequential(
             nn.Linear(feature_dim, hidden_dim, bias=False),
             nn.BatchNorm1d(hidden_dim),

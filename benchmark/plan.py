@@ -27,7 +27,7 @@ from benchmark.build import (
     target,
 )
 from benchmark.config import Config, compose, one_sentence
-from benchmark.contracts import Dataset, Encoder, UserError
+from benchmark.contracts import Dataset, Encoder, UserError, at_least
 from benchmark.precision import native_precision
 from benchmark.runs import PlannedTask, Run
 from benchmark.trainer import Trainer
@@ -255,17 +255,14 @@ def _typed(composed: DictConfig) -> Config:
 
 
 def _check_numbers(cfg: Config) -> None:
-    for key, least in (
-        ("seed", 0),
-        ("eval_seed", 0),
-        ("epochs", 0),
-        ("batch_size", 2),
-        ("threads", 1),
-        ("log_every_steps", 1),
-        ("checkpoint_every_epochs", 1),
-    ):
-        if getattr(cfg, key) < least:
-            raise UserError(f"{key}={getattr(cfg, key)} must be at least {least}")
+    at_least(0, seed=cfg.seed, eval_seed=cfg.eval_seed, epochs=cfg.epochs)
+    at_least(2, batch_size=cfg.batch_size)
+    at_least(
+        1,
+        threads=cfg.threads,
+        log_every_steps=cfg.log_every_steps,
+        checkpoint_every_epochs=cfg.checkpoint_every_epochs,
+    )
     if cfg.jobs is not None and cfg.jobs < 1:
         raise UserError(f"jobs={cfg.jobs} must be at least 1, or null")
     if cfg.schedule.per not in ("epoch", "step"):

@@ -52,6 +52,19 @@ class Ramp:
             f"and until (shares of training) and curve ({' or '.join(get_args(Curve))})"
         )
 
+    @classmethod
+    def share(cls, name: str, value: object) -> Ramp:
+        """Read a number or ramp that stays between 0 and 1.
+
+        Raises:
+            UserError: naming the key, for anything else.
+        """
+        ramp = cls.parse(name, value)
+        for end in ramp.ends:
+            if not 0 < end < 1:
+                raise UserError(f"{name}={end} must lie between 0 and 1, both excluded")
+        return ramp
+
     def at(self, progress: float) -> float:
         """The value when ``progress`` of the training, in [0, 1], is done."""
         if self.start == self.end:

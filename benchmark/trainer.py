@@ -22,6 +22,7 @@ from benchmark.contracts import (
     Objective,
     Proposal,
     UserError,
+    at_least,
 )
 from benchmark.hiding import Fill, hide
 from benchmark.precision import autocast
@@ -55,9 +56,7 @@ class Turns:
     encoder_mode: str = "train"
 
     def __post_init__(self) -> None:
-        for key in ("encoder_steps", "mask_steps"):
-            if getattr(self, key) < 1:
-                raise UserError(f"turns.{key}={getattr(self, key)} must be at least 1")
+        at_least(1, "turns.", encoder_steps=self.encoder_steps, mask_steps=self.mask_steps)
         for key, allowed in (("first", ("encoder", "mask")), ("encoder_mode", ("train", "eval"))):
             if getattr(self, key) not in allowed:
                 raise UserError(

@@ -6,8 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
-from benchmark.schedule import Ramp, Value
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError, at_least
+from benchmark.schedule import Value
 from methods.grid import Grid
 
 
@@ -50,8 +50,7 @@ class Blocks(MaskingMethod):
     ) -> None:
         super().__init__()
         self.grid = Grid(image_size, patch_size)
-        self.ratio = Ramp.parse("method.ratio", ratio)
-        self.grid.check_ratio("method.ratio", self.ratio)
+        self.ratio = self.grid.read_ratio(ratio)
         if not 1 <= min_cells <= self.grid.cells:
             raise UserError(
                 f"method.min_cells={min_cells} must lie between 1 and the {self.grid.cells} cells "
@@ -62,9 +61,7 @@ class Blocks(MaskingMethod):
                 f"method.min_aspect={min_aspect} must lie between 0, excluded, and 1; "
                 "the largest aspect ratio is its inverse"
             )
-        for key, value in (("max_blocks", max_blocks), ("num_masks", num_masks)):
-            if value < 1:
-                raise UserError(f"method.{key}={value} must be at least 1")
+        at_least(1, "method.", max_blocks=max_blocks, num_masks=num_masks)
         self.min_cells = min_cells
         self.min_aspect = min_aspect
         self.max_blocks = max_blocks

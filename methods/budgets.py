@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, Masks, UserError
+from benchmark.contracts import Batch, Masks
 from benchmark.schedule import Ramp, Value
 
 
@@ -41,10 +41,7 @@ class FixedBudget(BudgetRule):
     version = 1  # in no hash: a change here raises the version of `Sequential`
 
     def __init__(self, name: str, share: Value) -> None:
-        self.share = Ramp.parse(name, share)
-        for value in self.share.ends:
-            if not 0 < value < 1:
-                raise UserError(f"{name}={value} must lie between 0 and 1, both excluded")
+        self.share = Ramp.share(name, share)
 
     def __call__(self, batch: Batch, num_masks: int, masks: Masks | None) -> Float[Tensor, "b n"]:
         """The share at this point of training."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
-from methods.grid import Grid
+from methods.grid import Grid, rank
 
 
 class ComplementaryPatches(MaskingMethod):
@@ -42,7 +42,7 @@ class ComplementaryPatches(MaskingMethod):
     def forward(self, batch: Batch) -> Proposal:
         """Order the cells at random and deal them out in turn."""
         keys = batch.streams.uniform("mask/complementary", 1, self.grid.cells)
-        owner = self.grid.rank(keys)[:, 0] % self.num_masks
+        owner = rank(keys)[:, 0] % self.num_masks
         mask = torch.arange(self.num_masks, device=owner.device)[:, None]
         cells = (owner[:, None] == mask).to(batch.pixels.dtype)
         return Proposal(self.grid.expand(cells.unflatten(-1, (self.grid.side, self.grid.side))))

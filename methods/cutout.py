@@ -6,7 +6,7 @@ import math
 
 import torch
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError, at_least
 from benchmark.schedule import Ramp, Value
 from methods.grid import rectangles
 
@@ -42,17 +42,14 @@ class Cutout(MaskingMethod):
     ) -> None:
         super().__init__()
         self.image_size = image_size
-        self.ratio = Ramp.parse("method.ratio", ratio)
+        self.ratio = Ramp.share("method.ratio", ratio)
         for end in self.ratio.ends:
-            if not 0 < end < 1:
-                raise UserError(f"method.ratio={end} must lie between 0 and 1, both excluded")
             if not 0 < self._side(end) < image_size:
                 raise UserError(
                     f"method.ratio={end} makes a square of {self._side(end)} in {image_size} "
                     "pixels; choose another ratio"
                 )
-        if num_masks < 1:
-            raise UserError(f"method.num_masks={num_masks} must be at least 1")
+        at_least(1, "method.", num_masks=num_masks)
         self.inside = inside
         self.num_masks = num_masks
         self.reduction = reduction

@@ -6,7 +6,7 @@ import torch
 
 from benchmark.contracts import Batch, MaskingMethod, Proposal
 from benchmark.precision import full_precision
-from benchmark.schedule import Ramp, Value
+from benchmark.schedule import Value
 from methods.grid import Grid
 
 
@@ -33,8 +33,7 @@ class Gradient(MaskingMethod):
     def __init__(self, image_size: int, ratio: Value, patch_size: int) -> None:
         super().__init__()
         self.grid = Grid(image_size, patch_size)
-        self.ratio = Ramp.parse("method.ratio", ratio)
-        self.grid.check_ratio("method.ratio", self.ratio)
+        self.ratio = self.grid.read_ratio(ratio)
 
     def forward(self, batch: Batch) -> Proposal:
         """Rank the cells of view 1 by the mean norm over channels of their pixels' gradient."""

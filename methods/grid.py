@@ -9,7 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from benchmark.contracts import UserError
-from benchmark.schedule import Ramp
+from benchmark.schedule import Ramp, Value
 
 
 @dataclass(frozen=True)
@@ -47,28 +47,20 @@ class Grid:
         """The whole number of cells that comes closest to a share of the image."""
         return round(ratio * self.cells)
 
-    def check_ratio(self, name: str, ramp: Ramp) -> None:
-        """Refuse a ratio, constant or not, that at any time hides no cell or every cell.
-
-        Args:
-            name: key of the ratio, for the message.
-            ramp: the ratio.
+    def read_ratio(self, value: Value) -> Ramp:
+        """Read ``method.ratio``, a share of the cells, constant or a ramp.
 
         Raises:
-            UserError: for such a ratio.
+            UserError: if it is no share, or at any time hides no cell or every cell.
         """
+        ramp = Ramp.share("method.ratio", value)
         for ratio in ramp.ends:
-            if not 0 < ratio < 1:
-                raise UserError(f"{name}={ratio} must lie between 0 and 1, both excluded")
             if not 0 < self.count(ratio) < self.cells:
                 raise UserError(
-                    f"{name}={ratio} hides {self.count(ratio)} of {self.cells} cells; "
+                    f"method.ratio={ratio} hides {self.count(ratio)} of {self.cells} cells; "
                     "choose a smaller patch_size or another ratio"
                 )
-
-    def rank(self, scores: Float[Tensor, "b n cells"]) -> Int[Tensor, "b n cells"]:
-        """Place of each cell in falling order of the scores; of equal cells the first leads."""
-        return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
+        return ramp
 
     def hide_highest(
         self, scores: Float[Tensor, "b n cells"], count: int
@@ -105,6 +97,11 @@ class Grid:
         top = (place[..., 0] * (self.side - height + 1)).floor()
         left = (place[..., 1] * (self.side - width + 1)).floor()
         return rectangles(self.side, top, left, height, width)
+
+
+def rank(scores: Float[Tensor, "*b n"]) -> Int[Tensor, "*b n"]:
+    """Place of each score in falling order; of equal scores the first leads."""
+    return scores.argsort(dim=-1, descending=True, stable=True).argsort(dim=-1)
 
 
 def rectangles(

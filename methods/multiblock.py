@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, UserError
-from methods.grid import Grid
+from benchmark.contracts import Batch, MaskingMethod, Proposal, UserError, at_least
+from methods.grid import Grid, rank
 
 
 class MultiBlock(MaskingMethod):
@@ -53,8 +53,7 @@ class MultiBlock(MaskingMethod):
     ) -> None:
         super().__init__()
         self.grid = Grid(image_size, patch_size)
-        if num_targets < 1:
-            raise UserError(f"method.num_targets={num_targets} must be at least 1")
+        at_least(1, "method.", num_targets=num_targets)
         if not 1 <= min_visible < self.grid.cells:
             raise UserError(
                 f"method.min_visible={min_visible} must be at least 1 and less than the "
@@ -73,7 +72,7 @@ class MultiBlock(MaskingMethod):
         targets = self._blocks(draws[:, 1:], self.target_scale, self.target_aspect)
         outside = (1 + self.num_targets) * ~context
         reasons = (targets.sum(1, keepdim=True) + outside).float()
-        spared = self.grid.rank(-reasons.flatten(2)) < self.min_visible
+        spared = rank(-reasons.flatten(2)) < self.min_visible
         hidden = (reasons > 0) & ~spared.view_as(reasons)
         return Proposal(self.grid.expand(hidden.to(batch.pixels.dtype)))
 

@@ -8,8 +8,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
-from benchmark.schedule import Ramp, Value
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError, at_least
+from benchmark.schedule import Value
 from benchmark.streams import Streams
 from methods.grid import Grid
 
@@ -60,16 +60,13 @@ class ColourNoise(MaskingMethod):
     ) -> None:
         super().__init__()
         self.grid = Grid(image_size, patch_size)
-        self.ratio = Ramp.parse("method.ratio", ratio)
-        self.grid.check_ratio("method.ratio", self.ratio)
+        self.ratio = self.grid.read_ratio(ratio)
         if not 0 < weak_sigma < strong_sigma:
             raise UserError(
                 f"method.weak_sigma={weak_sigma} must be above 0 and below "
                 f"method.strong_sigma={strong_sigma}"
             )
-        for key, value in (("bank_size", bank_size), ("num_masks", num_masks)):
-            if value < 1:
-                raise UserError(f"method.{key}={value} must be at least 1")
+        at_least(1, "method.", bank_size=bank_size, num_masks=num_masks)
         self.num_masks = num_masks
         self.reduction = reduction
         period = 2 * self.grid.side

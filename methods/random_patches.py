@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
-from benchmark.schedule import Ramp, Value
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, at_least
+from benchmark.schedule import Value
 from methods.grid import Grid
 
 
@@ -33,10 +33,8 @@ class RandomPatches(MaskingMethod):
     ) -> None:
         super().__init__()
         self.grid = Grid(image_size, patch_size)
-        self.ratio = Ramp.parse("method.ratio", ratio)
-        self.grid.check_ratio("method.ratio", self.ratio)
-        if num_masks < 1:
-            raise UserError(f"method.num_masks={num_masks} must be at least 1")
+        self.ratio = self.grid.read_ratio(ratio)
+        at_least(1, "method.", num_masks=num_masks)
         self.num_masks = num_masks
         self.reduction = reduction
 

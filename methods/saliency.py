@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmark.contracts import Batch, Images, MaskingMethod, Proposal
-from benchmark.schedule import Ramp, Value
+from benchmark.schedule import Value
 from methods.grid import Grid
 
 Hidden = Literal["salient", "background"]
@@ -74,8 +74,7 @@ class Saliency(MaskingMethod):
     ) -> None:
         super().__init__()
         self.grid = Grid(image_size, patch_size)
-        self.ratio = Ramp.parse("method.ratio", ratio)
-        self.grid.check_ratio("method.ratio", self.ratio)
+        self.ratio = self.grid.read_ratio(ratio)
         self.hide = hide
 
     @torch.no_grad()

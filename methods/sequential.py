@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError, at_least
 from methods.budgets import BudgetRule, FixedBudget
 from methods.mask_heads import Activation, HistoryInput, SequentialHeads
 from methods.penalties import (
@@ -93,8 +93,7 @@ class Sequential(MaskingMethod):
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
-        if num_masks < 1:
-            raise UserError(f"method.num_masks={num_masks} must be at least 1")
+        at_least(1, "method.", num_masks=num_masks)
         if not 0 < initial_area < 1:
             raise UserError(
                 f"method.initial_area={initial_area} must lie between 0 and 1, both excluded"

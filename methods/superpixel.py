@@ -6,7 +6,7 @@ import torch
 
 from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
 from methods.colour_clusters import ColourSpace
-from methods.superpixels import cluster_masks
+from methods.superpixels import ColourClusters
 
 
 class Superpixel(MaskingMethod):
@@ -49,29 +49,14 @@ class Superpixel(MaskingMethod):
                 f"method.num_masks={num_masks} and num_segments={num_segments} must satisfy "
                 f"1 <= num_masks <= num_segments <= {image_size**2}, the pixels of an image"
             )
-        if compactness <= 0 or slic_iterations < 0 or kmeans_iterations < 1:
-            raise UserError(
-                f"method.compactness={compactness} and kmeans_iterations={kmeans_iterations} must "
-                f"be positive, slic_iterations={slic_iterations} not negative"
-            )
+        self.clusters = ColourClusters(
+            num_segments, compactness, slic_iterations, kmeans_iterations, colour
+        )
+        self.clusters.check("method.")
         self.num_masks = num_masks
-        self.num_segments = num_segments
-        self.compactness = compactness
-        self.slic_iterations = slic_iterations
-        self.kmeans_iterations = kmeans_iterations
-        self.colour: ColourSpace = colour
         self.reduction = reduction
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Proposal:
         """Segment view 1 before normalisation and cluster the superpixels."""
-        masks = cluster_masks(
-            batch.pixels[1],
-            num_clusters=self.num_masks,
-            num_segments=self.num_segments,
-            compactness=self.compactness,
-            slic_iterations=self.slic_iterations,
-            kmeans_iterations=self.kmeans_iterations,
-            colour=self.colour,
-        )
-        return Proposal(masks)
+        return Proposal(self.clusters.masks(batch.pixels[1], self.num_masks))

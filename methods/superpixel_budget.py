@@ -11,7 +11,9 @@ from torch import Tensor
 
 from benchmark.contracts import Batch, Masks, UserError
 from methods.budgets import BudgetRule
-from methods.superpixels import cluster_budgets, grid_shape
+from methods.colour_clusters import ColourSpace
+from methods.grid import rank
+from methods.superpixels import ColourClusters, grid_shape
 
 Order = Literal["descending", "ascending", "random", "matched"]
 Control = Literal["none", "shuffled", "equal"]
@@ -53,7 +55,7 @@ class SuperpixelBudget(BudgetRule):
         num_segments: int,
         compactness: float,
         slic_iterations: int,
-        colour: Literal["rgb", "lab"],
+        colour: ColourSpace,
         num_clusters: int | None,
         kmeans_iterations: int,
         order: Order,
@@ -72,18 +74,11 @@ class SuperpixelBudget(BudgetRule):
                 f"method.budget.num_clusters={num_clusters} must lie between 1 and "
                 f"num_segments={num_segments}, or be null"
             )
-        if compactness <= 0 or slic_iterations < 0 or kmeans_iterations < 1:
-            raise UserError(
-                f"method.budget.compactness={compactness} and kmeans_iterations="
-                f"{kmeans_iterations} must be positive, slic_iterations={slic_iterations} "
-                "not negative"
-            )
-        self.num_segments = num_segments
-        self.compactness = compactness
-        self.slic_iterations = slic_iterations
-        self.colour: Literal["rgb", "lab"] = colour
+        self.clusters = ColourClusters(
+            num_segments, compactness, slic_iterations, kmeans_iterations, colour
+        )
+        self.clusters.check("method.budget.")
         self.num_clusters = num_clusters
-        self.kmeans_iterations = kmeans_iterations
         self.order: Order = order
         self.min_budget = min_budget
         self.max_budget = max_budget
@@ -96,15 +91,7 @@ class SuperpixelBudget(BudgetRule):
         b = batch.views.shape[1]
         if self.control == "equal":
             return batch.views.new_full((b, num_masks), 1 / num_masks)
-        sizes = cluster_budgets(
-            batch.pixels[1],
-            num_clusters=self.num_clusters or num_masks,
-            num_segments=self.num_segments,
-            compactness=self.compactness,
-            slic_iterations=self.slic_iterations,
-            kmeans_iterations=self.kmeans_iterations,
-            colour=self.colour,
-        )
+        sizes = self.clusters.shares(batch.pixels[1], self.num_clusters or num_masks)
         if self.control == "shuffled":
             sizes = sizes.roll(1, 0)
         sizes = F.pad(sizes[:, :num_masks], (0, max(0, num_masks - sizes.shape[1])))
@@ -120,5 +107,4 @@ class SuperpixelBudget(BudgetRule):
             wanted = masks.mean((2, 3))
         # The k-th largest wish gets the k-th largest budget: for squared differences of numbers,
         # pairing both in sorted order is the optimal assignment.
-        place = wanted.argsort(dim=1, descending=True, stable=True).argsort(dim=1, stable=True)
-        return budgets.gather(1, place)
+        return budgets.gather(1, rank(wanted))

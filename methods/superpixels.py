@@ -13,6 +13,7 @@ colours: 0.1 in RGB is about what 10 is in CIELAB, scikit-image's default.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
@@ -28,68 +29,74 @@ _INFINITY_BITS = 0x7F800000
 _CACHED_PIXELS = 2**18
 
 
-def cluster_budgets(
-    pixels: Images,
-    *,
-    num_clusters: int,
-    num_segments: int = 64,
-    compactness: float = 0.1,
-    slic_iterations: int = 5,
-    kmeans_iterations: int = 10,
-    colour: ColourSpace = "rgb",
-    connected: bool = True,
-) -> Float[Tensor, "b k"]:
-    """Share of the pixels in each of an image's main colours, largest first.
+@dataclass(frozen=True)
+class ColourClusters:
+    """Clusters of an image's superpixels by their mean colour.
 
-    Args:
-        pixels: images in [0, 1], RGB.
-        num_clusters: main colours per image; one with fewer distinct colours has shares of 0.
-        num_segments: superpixels, about.
+    Attributes:
+        num_segments: superpixels per image, about.
         compactness: weight of space against colour in SLIC, in units of the colour space.
         slic_iterations: rounds of SLIC; 0 for the cells of a grid.
         kmeans_iterations: rounds of k-means.
         colour: space in which superpixels and their clusters are formed.
         connected: whether superpixels are.
     """
-    colours = in_colour_space(pixels, colour)
-    labels = slic(colours, num_segments, compactness, slic_iterations, connected=connected)
-    return _clusters(colours, labels, num_segments, num_clusters, kmeans_iterations)[0]
 
+    num_segments: int = 64
+    compactness: float = 0.1
+    slic_iterations: int = 5
+    kmeans_iterations: int = 10
+    colour: ColourSpace = "rgb"
+    connected: bool = True
 
-def cluster_masks(
-    pixels: Images,
-    num_clusters: int,
-    *,
-    num_segments: int = 64,
-    compactness: float = 0.1,
-    slic_iterations: int = 5,
-    kmeans_iterations: int = 10,
-    colour: ColourSpace = "rgb",
-    connected: bool = True,
-) -> Masks:
-    """Pixels of each of an image's main colours, largest first; together they are all pixels.
+    def check(self, prefix: str) -> None:
+        """Refuse what needs no image to be wrong.
 
-    The mean areas of these masks are ``cluster_budgets``, whose arguments these are.
-    """
-    colours = in_colour_space(pixels, colour)
-    labels = slic(colours, num_segments, compactness, slic_iterations, connected=connected)
-    _, cluster = _clusters(colours, labels, num_segments, num_clusters, kmeans_iterations)
-    shown = cluster.gather(1, labels.flatten(1)).view_as(labels)
-    ranks = torch.arange(num_clusters, device=pixels.device)[:, None, None]
-    return (shown[:, None] == ranks).to(pixels.dtype)
+        Args:
+            prefix: of the settings' names in the message, as "method.".
 
+        Raises:
+            UserError: for values out of range.
+        """
+        if self.compactness <= 0 or self.slic_iterations < 0 or self.kmeans_iterations < 1:
+            raise UserError(
+                f"{prefix}compactness={self.compactness} and kmeans_iterations="
+                f"{self.kmeans_iterations} must be positive, slic_iterations="
+                f"{self.slic_iterations} not negative"
+            )
 
-def _clusters(
-    colours: Images,
-    labels: Int[Tensor, "b h w"],
-    num_segments: int,
-    num_clusters: int,
-    iterations: int,
-) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b s"]]:
-    """Share of the pixels in each cluster, largest first, and the cluster of each superpixel."""
-    rows, columns = grid_shape(labels.shape[1], labels.shape[2], num_segments)
-    means, sizes = segment_means(colours, labels, rows * columns)
-    return kmeans(means, sizes, num_clusters, iterations)
+    def shares(self, pixels: Images, num_clusters: int) -> Float[Tensor, "b k"]:
+        """Share of the pixels in each cluster, largest first.
+
+        Args:
+            pixels: images in [0, 1], RGB.
+            num_clusters: per image; one with fewer distinct colours has shares of 0.
+        """
+        return self._find(pixels, num_clusters)[0]
+
+    def masks(self, pixels: Images, num_clusters: int) -> Masks:
+        """Pixels of each cluster; together they are all pixels, their mean areas the shares."""
+        _, labels, cluster = self._find(pixels, num_clusters)
+        shown = cluster.gather(1, labels.flatten(1)).view_as(labels)
+        ranks = torch.arange(num_clusters, device=pixels.device)[:, None, None]
+        return (shown[:, None] == ranks).to(pixels.dtype)
+
+    def _find(
+        self, pixels: Images, num_clusters: int
+    ) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b h w"], Int[Tensor, "b s"]]:
+        """Shares, the superpixel of each pixel, and the cluster of each superpixel."""
+        colours = in_colour_space(pixels, self.colour)
+        labels = slic(
+            colours,
+            self.num_segments,
+            self.compactness,
+            self.slic_iterations,
+            connected=self.connected,
+        )
+        rows, columns = grid_shape(pixels.shape[2], pixels.shape[3], self.num_segments)
+        means, sizes = segment_means(colours, labels, rows * columns)
+        shares, cluster = kmeans(means, sizes, num_clusters, self.kmeans_iterations)
+        return shares, labels, cluster
 
 
 def grid_shape(height: int, width: int, num_segments: int) -> tuple[int, int]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import matplotlib
 import seaborn as sns
@@ -12,6 +13,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from benchmark.files import write_atomically
+
+Shown = TypeVar("Shown")
 
 DPI = 150
 INK, FAINT = "0.15", "0.55"
@@ -33,6 +36,25 @@ def themed() -> Iterator[None]:
             ),
         ):
             yield
+
+
+def save_sheets(
+    sheets: Mapping[str, Shown], draw: Callable[[Shown], Figure], stem: Path
+) -> list[Path]:
+    """Draw each sheet into a PNG of its own; returns the paths.
+
+    Args:
+        sheets: what each shows, by what its file's name ends with.
+        draw: makes the picture of a sheet.
+        stem: what all files' names begin with.
+    """
+    written = []
+    for suffix, own in sheets.items():
+        path = stem.with_name(f"{stem.name}{suffix}.png")
+        with themed():
+            save(draw(own), path)
+        written.append(path)
+    return written
 
 
 def save(figure: Figure, path: Path) -> None:

@@ -90,12 +90,17 @@ def markdown(table: Table) -> str:
     for label in [*table.methods, *table.controls]:
         row = [label, *(draw(table.cells.get((label, column))) for column in table.columns)]
         body.append([f"*{text}*" for text in row] if label in table.controls else row)
-    rows = [[text.replace("|", r"\|") for text in row] for row in [header, *body]]
-    widths = [max(len(text) for text in column) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    grid = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     notes = [f"Command: `{table.command}`", *table.notes]
     caption = f"**Table {table.number}.** {table.caption}"
+    return markdown_grid(caption, [header, *body], notes)
+
+
+def markdown_grid(caption: str, rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
+    """Write cells, of which the first row is the header, between a caption and notes."""
+    padded = [[text.replace("|", r"\|") for text in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*padded, strict=True)]
+    padded.insert(1, ["-" * width for width in widths])
+    grid = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in padded]
     return "\n".join([caption, "", *grid, "", *(f"- {note}" for note in notes), ""])
 
 

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
-from reports.figures import FAINT, INK, colours, save, themed
+from reports.figures import FAINT, INK, colours, save_sheets
 from reports.mask_metrics import EMPTY
 from reports.mask_runs import Configuration, MaskedRun, origin, sheets
 
@@ -40,13 +40,7 @@ def write_curves(configurations: Sequence[Configuration], out: Path) -> list[Pat
     Raises:
         ValueError: naming a file that is broken.
     """
-    written = []
-    for suffix, own in sheets(configurations, _COLUMNS).items():
-        path = out / f"curves{suffix}.png"
-        with themed():
-            save(_picture(own), path)
-        written.append(path)
-    return written
+    return save_sheets(sheets(configurations, _COLUMNS), _picture, out / "curves")
 
 
 def series(

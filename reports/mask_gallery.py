@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
-from reports.figures import DPI, FAINT, colours, save, themed
+from reports.figures import DPI, FAINT, colours, save_sheets
 from reports.mask_runs import Configuration, MaskFile, origin, sheets
 
 Tile = Float[np.ndarray, "h w 3"]
@@ -36,13 +36,7 @@ def write_galleries(configurations: Sequence[Configuration], out: Path) -> list[
     Raises:
         ValueError: naming a file that is broken, or runs of one data set with other images.
     """
-    written = []
-    for suffix, own in sheets(configurations, _METHODS).items():
-        path = out / f"gallery{suffix}.png"
-        with themed():
-            save(_picture(own), path)
-        written.append(path)
-    return written
+    return save_sheets(sheets(configurations, _METHODS), _picture, out / "gallery")
 
 
 def _picture(configurations: Sequence[Configuration]) -> Figure:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from benchmark.files import write_atomically
+from benchmark.files import write_text
+from reports.markup import markdown_grid
 from reports.mask_metrics import (
     CONTROLS,
     EMPTY,
@@ -124,7 +125,7 @@ def write_quality(configurations: Sequence[Configuration], out: Path) -> list[Pa
         out / "quality.csv": summary.to_csv(index=False, lineterminator="\n"),
     }
     for path, text in texts.items():
-        _write(path, text)
+        write_text(path, text)
     return list(texts)
 
 
@@ -139,7 +140,7 @@ def _figures(masked: MaskedRun) -> dict[str, float]:
 
 
 def _section(data: str, lines: pd.DataFrame, where: str) -> str:
-    """One data set's table as Markdown, padded so that it also reads well unrendered."""
+    """One data set's table as Markdown."""
     scores = {s: heading for s, heading in HEADINGS.items() if _known(lines, f"{s}_mean").any()}
     header = ["Method", "n", *scores.values(), "Area", "Overlap", "Binary", "Empty slots"]
     body = [
@@ -154,10 +155,6 @@ def _section(data: str, lines: pd.DataFrame, where: str) -> str:
         ]
         for line in lines.to_dict("records")
     ]
-    rows = [[text.replace("|", r"\|") for text in row] for row in [header, *body]]
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    rows.insert(1, ["-" * width for width in widths])
-    grid = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in rows]
     images = sorted({int(count) for count in lines["images"]})
     caption = (
         f"**Masks on {data}.** What trained methods hide of "
@@ -165,7 +162,7 @@ def _section(data: str, lines: pd.DataFrame, where: str) -> str:
         f"seeds ({where})."
     )
     notes = [*(_SCORES_NOTE if scores else [_NO_SCORES_NOTE]), *_STATISTICS_NOTE]
-    return "\n".join([caption, "", *grid, "", *(f"- {note}" for note in notes), ""])
+    return markdown_grid(caption, [header, *body], notes)
 
 
 def _spread(seeds: pd.DataFrame, name: str) -> dict[Hashable, float]:
@@ -209,7 +206,3 @@ def _empty(line: Line) -> str:
         return "–"
     spread = "" if np.isnan(std) else f" ± {slots * std:.1f}"
     return f"{slots * mean:.1f}{spread} of {slots}"
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from benchmark.files import write_atomically
+from benchmark.files import write_text
 from benchmark.runs import Run
 from reports.collect import SPELLING, collect, spelled
 from reports.markup import Cell, Column, Table, latex, markdown, tie
@@ -59,7 +59,7 @@ def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | 
         table = build(number, part, summary, command=command, commit=commit)
         texts = (markdown(table), latex(table), summary.to_csv(index=False, lineterminator="\n"))
         for path, text in zip(paths, texts, strict=True):
-            _write(path, text)
+            write_text(path, text)
         written += paths
     return written
 
@@ -218,7 +218,3 @@ def _commits(done: pd.DataFrame, *, dirty: str, length: int | None = None) -> li
         for commit, changed in states
     )
     return list(dict.fromkeys(names))
-
-
-def _write(path: Path, text: str) -> None:
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))

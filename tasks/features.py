@@ -16,7 +16,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.optim.lr_scheduler import LambdaLR
 
 from benchmark.augment import normalise
-from benchmark.contracts import Dataset, Images, UserError
+from benchmark.contracts import Dataset, Images, UserError, at_least
 from benchmark.optim import build_lars
 from benchmark.precision import autocast, full_precision
 from benchmark.schedule import warmup_cosine
@@ -178,9 +178,7 @@ class Training:
         for name, known in {"schedule": tuple(SCHEDULES), "optimiser": OPTIMISERS}.items():
             if (value := getattr(self, name)) not in known:
                 raise UserError(f"{self.purpose}: {name}={value} is not one of {', '.join(known)}")
-        for name, lowest in {"epochs": 1, "batch_size": 1}.items():
-            if (value := getattr(self, name)) < lowest:
-                raise UserError(f"{self.purpose}: {name}={value} must be at least {lowest}")
+        at_least(1, f"{self.purpose}: ", epochs=self.epochs, batch_size=self.batch_size)
         for name in ("lr", "momentum", "weight_decay"):
             if (value := getattr(self, name)) < 0:
                 raise UserError(f"{self.purpose}: {name}={value} must not be negative")

@@ -10,7 +10,7 @@ from jaxtyping import Float
 from sklearn.neighbors import KNeighborsClassifier
 from torch import nn
 
-from benchmark.contracts import Dataset, Task, TaskResult, UserError
+from benchmark.contracts import Dataset, Task, TaskResult, UserError, at_least
 from benchmark.precision import autocast
 from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
 
@@ -34,8 +34,7 @@ class KNN(Task):
     needs: ClassVar[Literal["labels", "pixel_labels"]] = "labels"
 
     def __init__(self, *, k: int = 20, temperature: float = 0.07, precision: str = "fp32") -> None:
-        if k < 1:
-            raise UserError(f"knn: k={k} must be at least 1")
+        at_least(1, "knn: ", k=k)
         if temperature <= 0:
             raise UserError(f"knn: temperature={temperature} must be above 0")
         autocast(precision, torch.device("cpu"))  # refuses an unknown precision

@@ -21,7 +21,7 @@ from benchmark.streams import Streams
 from methods.block import Blocks
 from methods.complementary import ComplementaryPatches
 from methods.cutout import Cutout
-from methods.grid import Grid
+from methods.grid import Grid, rank
 from methods.multiblock import MultiBlock
 from methods.noise import ColourNoise, blur, colour_noise
 from methods.random_patches import RandomPatches
@@ -97,8 +97,8 @@ def test_hide_highest__loop_with_ties_by_first_index(
     assert masks.dtype == torch.float32
     expected = [[best_in_loops(s, round(share * side**2)) for s in two] for two in scores.tolist()]
     assert cells(masks, patch).flatten(2).tolist() == expected
-    rank = Grid(side * patch, patch).rank(scores)
-    assert torch.equal((rank < round(share * side**2)).float(), torch.tensor(expected))
+    places = rank(scores)
+    assert torch.equal((places < round(share * side**2)).float(), torch.tensor(expected))
 
 
 @few
@@ -259,9 +259,9 @@ def test_method__refuses(name: str, changes: dict, message: str) -> None:
         build(name, **changes)
 
 
-def test_check_ratio__accepts_what_hides_some_and_not_all_cells() -> None:
+def test_read_ratio__accepts_what_hides_some_and_not_all_cells() -> None:
     for ratio in (0.01, 0.99, {"start": 0.99, "end": 0.01}):
-        Grid(32, 4).check_ratio("method.ratio", Ramp.parse("method.ratio", ratio))
+        assert Grid(32, 4).read_ratio(ratio) == Ramp.parse("method.ratio", ratio)
 
 
 @pytest.mark.parametrize("name", ["random", "complementary", "noise"])

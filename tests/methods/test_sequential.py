@@ -16,7 +16,7 @@ from benchmark.streams import Streams, seeded
 from methods.mask_heads import SequentialHeads, _hard_concrete
 from methods.sequential import Sequential
 from methods.superpixel_budget import SuperpixelBudget
-from methods.superpixels import cluster_budgets
+from methods.superpixels import ColourClusters
 
 SIZE = 32
 HISTORY = ("head", "head_sum", "unet", "unet_image")
@@ -267,7 +267,7 @@ def superpixel_budgets(masks: Tensor | None = None, num_masks: int = 4, **change
 
 
 def test_superpixel_budget__order_clip_and_number() -> None:
-    sizes = cluster_budgets(make_batch().pixels[1], num_clusters=4)
+    sizes = ColourClusters().shares(make_batch().pixels[1], 4)
     clipped = sizes.clamp(0.05, 0.5)
     assert torch.equal(superpixel_budgets(), clipped)
     assert torch.equal(superpixel_budgets(order="ascending"), clipped.flip(1))
@@ -276,7 +276,7 @@ def test_superpixel_budget__order_clip_and_number() -> None:
     assert not torch.equal(drawn, clipped)
     tight = superpixel_budgets(min_budget=0.2, max_budget=0.3)
     assert torch.equal(tight, sizes.clamp(0.2, 0.3))
-    more = cluster_budgets(make_batch().pixels[1], num_clusters=7)[:, :4]
+    more = ColourClusters().shares(make_batch().pixels[1], 7)[:, :4]
     assert torch.equal(superpixel_budgets(num_clusters=7), more.clamp(0.05, 0.5))
     fewer = superpixel_budgets(num_clusters=2)
     assert (fewer[:, 2:] == 0.05).all()

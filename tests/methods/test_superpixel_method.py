@@ -14,7 +14,7 @@ from benchmark.contracts import Batch, UserError
 from benchmark.scenes import load
 from benchmark.streams import Streams
 from methods.superpixel import Superpixel
-from methods.superpixels import cluster_budgets
+from methods.superpixels import ColourClusters
 
 SETTINGS = {
     "image_size": 32,
@@ -48,7 +48,7 @@ def test_superpixel__masks_of_view_1_share_the_image_out_by_its_budgets(
     assert torch.equal(masks.sum(1), torch.ones(12, 32, 32))
     assert set(masks.unique().tolist()) <= {0.0, 1.0}
     del settings["image_size"]
-    budgets = cluster_budgets(batch.pixels[1], num_clusters=num_masks, **settings)
+    budgets = ColourClusters(**settings).shares(batch.pixels[1], num_masks)
     torch.testing.assert_close(masks.mean((2, 3)), budgets)
     assert (budgets.diff(dim=1) <= 0).all()
 

@@ -15,7 +15,7 @@ from torch._subclasses import FakeTensorMode
 
 from benchmark.contracts import UserError
 from methods.colour_clusters import in_colour_space, kmeans
-from methods.superpixels import cluster_budgets, cluster_masks, grid_shape, segment_means, slic
+from methods.superpixels import ColourClusters, grid_shape, segment_means, slic
 
 BENCH = Path(__file__).parents[1] / "bench/superpixels.py"
 STREET = Path(__file__).parents[3] / "shared/data/camvid-voc.tar.xz"
@@ -198,20 +198,20 @@ def test_kmeans__fewer_colours_than_clusters_leaves_zeros() -> None:
 
 
 @pytest.mark.parametrize("size", [32, 48])
-def test_cluster_budgets__find_the_areas_of_three_colours(size: int) -> None:
+def test_colour_clusters__shares_find_the_areas_of_three_colours(size: int) -> None:
     image = torch.empty(1, 3, size, size)
     image[0] = THREE_COLOURS[0][:, None, None]
     half, cut = size // 2 + 1, round(0.6 * size)
     image[0, :, :cut, half:] = THREE_COLOURS[1][:, None, None]
     image[0, :, cut:, half:] = THREE_COLOURS[2][:, None, None]
     areas = [half / size, (1 - half / size) * cut / size, (1 - half / size) * (1 - cut / size)]
-    shares = cluster_budgets(image, num_clusters=3, num_segments=50)
+    shares = ColourClusters(num_segments=50).shares(image, 3)
     assert shares[0].tolist() == pytest.approx(areas, abs=0.02)
     assert areas == pytest.approx([0.5, 0.3, 0.2], abs=0.035)
 
 
-def test_cluster_budgets__are_shares_that_differ_between_images(photos: Tensor) -> None:
-    shares = cluster_budgets(photos, num_clusters=5)
+def test_colour_clusters__shares_that_differ_between_images(photos: Tensor) -> None:
+    shares = ColourClusters().shares(photos, 5)
     assert shares.shape == (16, 5)
     torch.testing.assert_close(shares.sum(1), torch.ones(16))
     assert (shares >= 0).all()
@@ -219,18 +219,18 @@ def test_cluster_budgets__are_shares_that_differ_between_images(photos: Tensor) 
     assert len(shares.unique(dim=0)) == 16
 
 
-def test_cluster_masks__are_the_budgets_pixels_and_share_the_image_out(photos: Tensor) -> None:
+def test_colour_clusters__masks_share_the_image_out_by_the_shares(photos: Tensor) -> None:
     for settings in SETTINGS:
-        masks = cluster_masks(photos, 5, **settings)
+        masks = ColourClusters(**settings).masks(photos, 5)
         assert masks.shape == (16, 5, 32, 32)
         assert torch.equal(masks.sum(1), torch.ones(16, 32, 32))
         assert set(masks.unique().tolist()) == {0.0, 1.0}
-        budgets = cluster_budgets(photos, num_clusters=5, **settings)
+        budgets = ColourClusters(**settings).shares(photos, 5)
         torch.testing.assert_close(masks.mean((2, 3)), budgets, atol=1e-6, rtol=0)
 
 
-def test_cluster_masks__are_unions_of_superpixels_of_like_colour(photos: Tensor) -> None:
-    masks = cluster_masks(photos, 4, num_segments=50, kmeans_iterations=30)
+def test_colour_clusters__masks_are_unions_of_superpixels_of_like_colour(photos: Tensor) -> None:
+    masks = ColourClusters(num_segments=50, kmeans_iterations=30).masks(photos, 4)
     labels = slic(photos, 50)
     means, sizes = segment_means(photos, labels, 49)
     for image, segments, colours, size in zip(masks, labels, means, sizes, strict=True):
@@ -246,11 +246,11 @@ def test_cluster_masks__are_unions_of_superpixels_of_like_colour(photos: Tensor)
         assert torch.equal(torch.cdist(colours, centres).argmin(1), cluster)
 
 
-def test_cluster_masks__find_three_colours() -> None:
+def test_colour_clusters__masks_find_three_colours() -> None:
     image = THREE_COLOURS[0][None, :, None, None].repeat(1, 1, 32, 32)
     image[0, :, :12] = THREE_COLOURS[1][:, None, None]
     image[0, :, :12, 20:] = THREE_COLOURS[2][:, None, None]
-    masks = cluster_masks(image, 4)
+    masks = ColourClusters().masks(image, 4)
     for mask, colour in zip(masks[0], THREE_COLOURS, strict=False):
         assert (mask - (image[0] == colour[:, None, None]).all(0).float()).abs().mean() < 0.02
     assert not masks[0, 3].any()
@@ -266,24 +266,24 @@ SETTINGS = (
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_cluster_masks__do_not_depend_on_batch_threads_or_autocast(
+def test_colour_clusters__masks_do_not_depend_on_batch_threads_or_autocast(
     photos: Tensor, settings: dict
 ) -> None:
-    together = cluster_masks(photos, 5, **settings)
+    together = ColourClusters(**settings).masks(photos, 5)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(cluster_masks(photos[order], 5, **settings), together[order])
-    assert torch.equal(cluster_masks(photos[3:4], 5, **settings), together[3:4])
+    assert torch.equal(ColourClusters(**settings).masks(photos[order], 5), together[order])
+    assert torch.equal(ColourClusters(**settings).masks(photos[3:4], 5), together[3:4])
     torch.set_num_threads(2)
-    assert torch.equal(cluster_masks(photos, 5, **settings), together)
+    assert torch.equal(ColourClusters(**settings).masks(photos, 5), together)
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        assert torch.equal(cluster_masks(photos, 5, **settings), together)
+        assert torch.equal(ColourClusters(**settings).masks(photos, 5), together)
 
 
-def test_cluster_budgets__do_not_depend_on_the_batch(photos: Tensor) -> None:
-    together = cluster_budgets(photos, num_clusters=5)
+def test_colour_clusters__shares_do_not_depend_on_the_batch(photos: Tensor) -> None:
+    together = ColourClusters().shares(photos, 5)
     order = torch.randperm(16, generator=torch.Generator().manual_seed(0))
-    assert torch.equal(cluster_budgets(photos[order], num_clusters=5), together[order])
-    assert torch.equal(cluster_budgets(photos[3:4], num_clusters=5), together[3:4])
+    assert torch.equal(ColourClusters().shares(photos[order], 5), together[order])
+    assert torch.equal(ColourClusters().shares(photos[3:4], 5), together[3:4])
 
 
 def test_slic__does_not_depend_on_how_many_images_a_cpu_takes_at_once(
@@ -296,18 +296,18 @@ def test_slic__does_not_depend_on_how_many_images_a_cpu_takes_at_once(
 
 
 @pytest.mark.parametrize("settings", SETTINGS)
-def test_cluster_budgets_and_masks__never_read_a_value_back(settings: dict) -> None:
+def test_colour_clusters__never_read_a_value_back(settings: dict) -> None:
     # Fake tensors have no values: reading one, for which a GPU would have to be waited for, raises.
     with FakeTensorMode():
         pixels = torch.rand(4, 3, 32, 32)
-        shares = cluster_budgets(pixels, num_clusters=5, **settings)
+        shares = ColourClusters(**settings).shares(pixels, 5)
         assert shares.shape == (4, 5)
-        assert cluster_masks(pixels, 5, **settings).shape == (4, 5, 32, 32)
+        assert ColourClusters(**settings).masks(pixels, 5).shape == (4, 5, 32, 32)
         with pytest.raises(RuntimeError):
             shares.sum().item()
 
 
-@pytest.mark.parametrize("function", [cluster_budgets, cluster_masks])
+@pytest.mark.parametrize("cluster", [ColourClusters.shares, ColourClusters.masks])
 @pytest.mark.parametrize(
     ("setting", "value"),
     [
@@ -319,11 +319,13 @@ def test_cluster_budgets_and_masks__never_read_a_value_back(settings: dict) -> N
         ("kmeans_iterations", 0),
     ],
 )
-def test_clusters__name_the_setting_that_is_wrong(
-    function: Callable, setting: str, value: float
+def test_colour_clusters__name_the_setting_that_is_wrong(
+    cluster: Callable, setting: str, value: float
 ) -> None:
+    settings = {"num_clusters": 3, setting: value}
+    num_clusters = settings.pop("num_clusters")
     with pytest.raises(UserError, match=f"{setting}={value}"):
-        function(noise(1, 3, 32, 32), **{"num_clusters": 3, setting: value})
+        cluster(ColourClusters(**settings), noise(1, 3, 32, 32), num_clusters)
 
 
 # Beside scikit-image ------------------------------------------------------------------------------
