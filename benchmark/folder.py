@@ -65,8 +65,8 @@ def load(
     class_names = listings[0].class_names
     statistics = channel_statistics(packs[0].split.images)
     # The name stays out: the same images are the same data under any name.
-    identity = fingerprint("folder", class_names, *(pack.digests for pack in packs))
-    train_identity = fingerprint("folder", class_names, packs[0].digests)
+    identity = fingerprint("images", class_names, *(pack.digests for pack in packs))
+    train_identity = fingerprint("images", class_names, packs[0].digests)
     scored = packs[1].split if len(packs) == 2 else None
     return Dataset(name, packs[0].split, scored, class_names, *statistics, identity, train_identity)
 
