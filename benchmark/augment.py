@@ -141,15 +141,6 @@ class Augment:
         return jitter(pixels, torch.stack(factors, dim=1), shift, order)
 
 
-def normalise(
-    pixels: Images, mean: tuple[float, float, float], std: tuple[float, float, float]
-) -> Images:
-    """Zero mean and unit variance over a data set with these statistics."""
-    # Numbers rather than tensors: making a tensor on a GPU from numbers waits for the device.
-    planes = zip(pixels.unbind(1), mean, std, strict=True)
-    return torch.stack([(plane - m) / s for plane, m, s in planes], dim=1)
-
-
 def crop_boxes(
     candidates: Float[Tensor, "b n 2"],
     corner: Float[Tensor, "b 2"],

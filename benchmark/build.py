@@ -15,11 +15,12 @@ from torch import nn
 
 from benchmark.batchnorm import RULES
 from benchmark.config import Config, NormalisationConfig
-from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Task, UserError
+from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Split, Task, UserError
 from benchmark.hiding import Fill
 from benchmark.objectives import Supervised
 from benchmark.optim import build_optimiser
 from benchmark.precision import autocast
+from benchmark.pretrain import Pretraining, Schedule
 from benchmark.probe import OnlineProbe
 from benchmark.streams import seeded
 from benchmark.trainer import Trainer, Turns
@@ -148,6 +149,11 @@ def pretraining_data(cfg: Config) -> Dataset:
     return normalised_as(load_data(cfg.data), cfg.normalisation)
 
 
+def pretraining_split(cfg: Config, data: Dataset) -> Split:
+    """What a run trains on: everything, but the supervised control what has a label."""
+    return data.train if cfg.control == "supervised" else data.pretraining
+
+
 def normalised_as(data: Dataset, wanted: NormalisationConfig) -> Dataset:
     """The data set with another mean or standard deviation than its own, where one is given."""
     changes: dict[str, Any] = {}
@@ -233,4 +239,29 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
         fill=Fill(cfg.fill, cfg.fill_blur_sigma),
         mask_both_views=cfg.mask_both_views,
         unmasked_pair=cfg.unmasked_pair,
+    )
+
+
+def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretraining:
+    """The loop around the trainer.
+
+    Raises:
+        UserError: for values that a constructor refuses.
+    """
+    return Pretraining(
+        build_trainer(cfg, data, device),
+        data,
+        pretraining_split(cfg, data),
+        instantiate(cfg.augment),
+        seed=cfg.seed,
+        epochs=cfg.epochs,
+        batch_size=cfg.batch_size,
+        base_rates=(cfg.encoder_optimiser.lr, cfg.mask_optimiser.lr),
+        schedule=Schedule(**vars(cfg.schedule)),
+        device=device,
+        residence=cfg.residence,
+        drop_last=cfg.drop_last,
+        log_every_steps=cfg.log_every_steps,
+        log_limits=cfg.log_limits,
+        checkpoint_every_epochs=cfg.checkpoint_every_epochs,
     )

@@ -47,8 +47,17 @@ def save_checkpoint(
     state = {name: part.state_dict() for name, part in _parts(trainer).items()}
     content = {"owner": owner, "epoch": epoch, "position": position, "state": state}
     write_atomically(folder / f"epoch{epoch:05d}.pt", lambda part: torch.save(content, part))
-    for old in sorted(folder.glob("epoch*.pt"))[:-_KEPT]:
+    for old in _files(folder)[:-_KEPT]:
         old.unlink()
+
+
+def epochs_done(folder: Path) -> int:
+    """Epochs that the newest checkpoint has behind it, by its name; 0 if there is none."""
+    return max((int(file.stem.removeprefix("epoch")) for file in _files(folder)), default=0)
+
+
+def _files(folder: Path) -> list[Path]:
+    return sorted(folder.glob("epoch*.pt"))
 
 
 def load_checkpoint(folder: Path, owner: str, trainer: Trainer) -> tuple[int, dict[str, Any]]:
@@ -57,7 +66,7 @@ def load_checkpoint(folder: Path, owner: str, trainer: Trainer) -> tuple[int, di
     Raises:
         ValueError: naming the file, if it is broken or belongs to another run.
     """
-    files = sorted(folder.glob("epoch*.pt"))
+    files = _files(folder)
     if not files:
         return 0, {}
     try:

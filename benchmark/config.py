@@ -99,19 +99,26 @@ class Config:
     mask_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     schedule: ScheduleConfig = field(default_factory=ScheduleConfig)
     epochs: int = MISSING
+    pflops: float | None = None
     batch_size: int = MISSING
     drop_last: bool = MISSING
     batchnorm: str = MISSING
     precision: str = MISSING
     threads: int = MISSING
     control: str | None = None
+    checkpoint: str | None = None
+    format: str | None = None
+    task: Any = None  # a name, a list of names or null
     tasks: dict[str, Any] = field(default_factory=dict)
-    eval_seed: int = MISSING
+    eval_seeds: list[int] = MISSING
     controls: list[str] = MISSING
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     device: str = MISSING
+    residence: str = MISSING
+    dry_run: bool = MISSING
     jobs: int | None = None
     runs_dir: str = MISSING
+    data_dir: str = MISSING
     log_every_steps: int = MISSING
     log_limits: bool = MISSING
     checkpoint_every_epochs: int = MISSING
@@ -120,7 +127,7 @@ class Config:
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-GROUPS = ("method", "objective", "encoder", "data", "preset")
+GROUPS = ("method", "objective", "encoder", "data", "preset", "evaluation")
 
 
 @contextmanager
@@ -128,6 +135,8 @@ def one_sentence(overrides: Sequence[str] = ()) -> Iterator[None]:
     """Turn what Hydra and OmegaConf raise for a user's mistake into a `UserError`."""
     try:
         yield
+    except UserError:
+        raise
     except MissingConfigException as error:
         raise UserError(_unknown_choice(error)) from error
     except MissingMandatoryValue as error:

@@ -9,8 +9,9 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Generic, Literal, TypeVar
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
@@ -26,9 +27,11 @@ Reduction = Literal["mean", "sum"]
 class Split:
     """Images of one split with whatever ground truth the data set has.
 
+    The arrays may be memory-mapped files larger than memory: read slices, never whole arrays.
+
     Attributes:
         images: pixels, one size for all.
-        labels: class of each image.
+        labels: class of each image; -1 where it is unknown, in a split for pretraining alone.
         pixel_labels: class of each pixel, 255 where it does not count.
         segments: object of each pixel, 0 for the background.
     """
@@ -44,17 +47,23 @@ class Split:
 
 @dataclass(frozen=True)
 class Dataset:
-    """A data set in memory.
+    """A data set, in memory or memory-mapped.
 
     Attributes:
         name: as the user calls it; part of the run folder.
-        train: split for pretraining and for training heads.
+        train: split for training heads, and for pretraining unless ``pretrain`` is given.
         test: split for scores only; None if there is nothing to score on.
         class_names: class k is ``class_names[k]``; empty without labels.
         mean: mean colour in [0, 1].
         std: standard deviation of colour in [0, 1].
-        fingerprint: SHA-256 of every pixel and label.
-        train_fingerprint: the same of the train split alone, all that an encoder depends on.
+        fingerprint: SHA-256 of every pixel and label, and of the view.
+        train_fingerprint: the same of the split for pretraining alone, all that an encoder
+            depends on.
+        pretrain: split for pretraining where that is more than ``train``, as with STL-10.
+        pixel_class_names: class k of a pixel is ``pixel_class_names[k]``; empty if it has no name.
+        view_size: side of the images that encoders see, in pixels; None for that of the arrays.
+        view: what an un-augmented image becomes if ``view_size`` differs from the arrays' side:
+            "whole" is resized, of "centre" the central square is cut out.
     """
 
     name: str
@@ -65,11 +74,20 @@ class Dataset:
     std: tuple[float, float, float]
     fingerprint: str
     train_fingerprint: str
+    pretrain: Split | None = None
+    pixel_class_names: tuple[str, ...] = ()
+    view_size: int | None = None
+    view: Literal["whole", "centre"] = "whole"
 
     @property
     def image_size(self) -> int:
-        """Side of the square images in pixels."""
-        return self.train.images.shape[-1]
+        """Side of the square images that encoders see, in pixels."""
+        return self.view_size or self.train.images.shape[-1]
+
+    @property
+    def pretraining(self) -> Split:
+        """The split to pretrain on."""
+        return self.train if self.pretrain is None else self.pretrain
 
 
 @dataclass(frozen=True)
@@ -152,12 +170,14 @@ class MaskingMethod(nn.Module, ABC):
     Attributes:
         version: raised whenever a change of the code changes its results.
         needs: what of a batch it needs beyond the views: "segments" or "loss_gradient".
+        hides: whether it hides anything at all.
         num_masks: masks per image.
         reduction: how the losses of an image's masks become one, in both phases.
     """
 
     version: ClassVar[int]
     needs: ClassVar[tuple[Literal["segments", "loss_gradient"], ...]] = ()
+    hides: ClassVar[bool] = True
     num_masks: int
     reduction: Reduction = "mean"
 
@@ -229,35 +249,60 @@ class TaskResult:
     details: dict[str, Any] = field(default_factory=dict)
 
 
-class Task(ABC):
-    """Scores a frozen or fine-tuned copy of an encoder; writes nothing itself.
+@dataclass(frozen=True)
+class SavedMasks:
+    """What a method hides of the first images of a split.
+
+    Attributes:
+        masks: 255 is fully hidden.
+    """
+
+    masks: UInt8[np.ndarray, "n k h w"]
+
+
+Subject = TypeVar("Subject", nn.Module, SavedMasks)
+
+
+class Task(ABC, Generic[Subject]):
+    """Scores a frozen or fine-tuned copy of an encoder, or saved masks; writes nothing itself.
 
     Attributes:
         version: raised whenever a change of the code changes its results.
+        scores: what `run` is given: the "encoder", or the "masks" of the test split.
         needs: the ground truth without which the task cannot run.
+        seeded: whether the evaluation seed has an influence.
         protocol: one sentence that says what is trained on what, and how it is scored.
     """
 
     version: ClassVar[int]
-    needs: ClassVar[Literal["labels", "pixel_labels"]]
+    needs: ClassVar[Literal["labels", "pixel_labels", "segments"]]
+    scores: ClassVar[Literal["encoder", "masks"]] = "encoder"
+    seeded: ClassVar[bool] = True
     protocol: str
 
     def unsuited(self, encoder: nn.Module) -> str | None:
         """Why the task makes no sense for this encoder and is left out, or None if it does."""
         return None
 
-    def check(self, encoder: nn.Module, data: Dataset) -> None:  # noqa: B027
+    def check(self, encoder: nn.Module, data: Dataset) -> None:
         """Refuse what would fail in `run`; called before anything is trained.
 
         Raises:
             UserError: if encoder and data do not suit the task.
         """
 
+    def passes(self, data: Dataset) -> int:
+        """Images that go forward through the encoder; one that comes back too counts as three.
+
+        For the forecast of a dry run; the head is left out.
+        """
+        return len(data.train) + (0 if data.test is None else len(data.test))
+
     @abstractmethod
     def run(
-        self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
+        self, subject: Subject, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
-        """Score ``encoder`` on ``data.test`` after training any head on ``data.train``."""
+        """Score ``subject`` on ``data.test`` after training any head on ``data.train``."""
 
 
 class UserError(ValueError):

@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 
+import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
@@ -14,6 +16,8 @@ from torch import Tensor
 from benchmark.contracts import Split
 
 Colour = tuple[float, float, float]
+# Of each array of a split; a list of them where several stored splits are joined.
+Digests = Mapping[str, str | list[str]]
 
 _CHUNK = 1024  # images counted at once, so that a memory-mapped data set stays on disk
 
@@ -29,11 +33,16 @@ def channel_statistics(images: UInt8[Tensor, "n 3 h w"]) -> tuple[Colour, Colour
         for channel, so_far in enumerate(counts):
             found = torch.bincount(chunk[:, channel].reshape(-1), minlength=256).tolist()
             counts[channel] = [a + b for a, b in zip(so_far, found, strict=True)]
+    return counted_statistics(counts)
+
+
+def counted_statistics(counts: Sequence[Sequence[int]]) -> tuple[Colour, Colour]:
+    """The same from how often each of the 256 values occurs in each channel."""
     red, green, blue = (_mean_and_std(count) for count in counts)
     return (red[0], green[0], blue[0]), (red[1], green[1], blue[1])
 
 
-def _mean_and_std(counts: list[int]) -> tuple[float, float]:
+def _mean_and_std(counts: Sequence[int]) -> tuple[float, float]:
     total = sum(counts)
     first = sum(value * count for value, count in enumerate(counts))
     second = sum(value * value * count for value, count in enumerate(counts))
@@ -45,8 +54,14 @@ def _mean_and_std(counts: list[int]) -> tuple[float, float]:
 def digest(tensor: Tensor) -> str:
     """SHA-256 of type, shape and bytes."""
     array = tensor.contiguous().numpy()
-    state = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
-    state.update(array.data)
+    return digest_of_blocks(array.dtype, array.shape, [array])
+
+
+def digest_of_blocks(dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> str:
+    """The `digest` of an array that is read in contiguous blocks of rows."""
+    state = hashlib.sha256(f"{dtype.str} {shape} ".encode())
+    for block in blocks:
+        state.update(block.data)
     return state.hexdigest()
 
 
@@ -59,8 +74,10 @@ def digests(split: Split) -> dict[str, str]:
 def fingerprint(
     name: str,
     class_names: tuple[str, ...],
-    train: dict[str, str],
-    test: dict[str, str] | None = None,
+    train: Digests,
+    test: Digests | None = None,
+    **more: object,
 ) -> str:
-    """SHA-256 of a whole data set from the `digests` of its splits."""
-    return hashlib.sha256(json.dumps([name, class_names, train, test]).encode()).hexdigest()
+    """SHA-256 of a whole data set from the `digests` of its splits and whatever else makes it."""
+    parts = [name, class_names, train, test, *([more] if more else [])]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()

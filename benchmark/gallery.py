@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from benchmark.contracts import Split
+from benchmark.contracts import SavedMasks, Split
 from benchmark.files import write_atomically
 from benchmark.pretrain import Pretraining
 
@@ -42,13 +43,29 @@ def save_masks(folder: Path, training: Pretraining, split: Split) -> bool:
         return False
     arrays = {"images": batch.pixels[1], "masks": masks}
     data = {name: (255 * value).round().to(torch.uint8) for name, value in arrays.items()}
-    if split.segments is not None:
-        data["segments"] = split.segments[: len(masks)]
+    if batch.segments is not None:
+        data["segments"] = batch.segments[1].to(torch.uint8)
     contents = {name: value.cpu().numpy() for name, value in data.items()}
     write_atomically(folder / MASKS_FILE, lambda part: _save_arrays(part, contents))
     hidden = training.trainer.hidden(batch, masks)
     _save_picture(folder / "gallery.png", training, batch.pixels[1], masks, hidden)
     return True
+
+
+def load_masks(folder: Path) -> SavedMasks:
+    """Read the masks that `save_masks` wrote.
+
+    Raises:
+        ValueError: naming the file, if it is broken.
+    """
+    file = folder / MASKS_FILE
+    if not file.exists():
+        raise ValueError(f"{folder} has no masks: the method hides nothing of these images")
+    try:
+        with np.load(file, allow_pickle=False) as data:
+            return SavedMasks(data["masks"])
+    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
+        raise ValueError(f"{file} is broken ({error}); delete it to have it made again") from error
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -11,13 +11,11 @@ from typing import Any
 
 import torch
 import yaml
-from torch import nn
 
 from benchmark.build import (
     build_encoder,
+    build_pretraining,
     build_task,
-    build_trainer,
-    instantiate,
     load_data,
     pretraining_data,
 )
@@ -25,11 +23,14 @@ from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Dataset, Encoder
 from benchmark.files import exclusive, read_json, sha256_of, write_json, write_text
-from benchmark.gallery import MASKS_FILE, save_masks
-from benchmark.plan import Planned, resolve_device
-from benchmark.pretrain import Pretraining, Report, Schedule
+from benchmark.foreign import load_foreign
+from benchmark.gallery import MASKS_FILE, load_masks, save_masks
+from benchmark.hashing import protocol_id
+from benchmark.plan import Planned
+from benchmark.pretrain import Pretraining, Report
 from benchmark.progress import Emit, Event
 from benchmark.provenance import collect, git_state
+from benchmark.resolve import resolve_device
 from benchmark.runs import PlannedTask, Run, identity
 
 
@@ -134,10 +135,12 @@ class _Job:
         cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
         hides = False
         training = None
-        if cfg.control == "untrained":
-            encoder: nn.Module = build_encoder(cfg)
+        if cfg.checkpoint is not None or cfg.control == "untrained":
+            encoder = build_encoder(cfg)
+            if cfg.checkpoint is not None:
+                load_foreign(Path(cfg.checkpoint), cfg.format or "", encoder)
         else:
-            training = self._training()
+            training = build_pretraining(self.cfg, self.data, self.device)
             cost = training.run(folder, self._owner, self._report_training(training.steps))
             encoder = training.trainer.encoder
         save_encoder(run.encoder_file, encoder)
@@ -157,24 +160,6 @@ class _Job:
         )
         return encoder_sha256
 
-    def _training(self) -> Pretraining:
-        cfg = self.cfg
-        return Pretraining(
-            build_trainer(cfg, self.data, self.device),
-            self.data,
-            instantiate(cfg.augment),
-            seed=cfg.seed,
-            epochs=cfg.epochs,
-            batch_size=cfg.batch_size,
-            base_rates=(cfg.encoder_optimiser.lr, cfg.mask_optimiser.lr),
-            schedule=Schedule(**vars(cfg.schedule)),
-            device=self.device,
-            drop_last=cfg.drop_last,
-            log_every_steps=cfg.log_every_steps,
-            log_limits=cfg.log_limits,
-            checkpoint_every_epochs=cfg.checkpoint_every_epochs,
-        )
-
     def _save_masks(self, training: Pretraining) -> bool:
         return save_masks(self._masks_folder, training, self.data.test or self.data.train)
 
@@ -184,7 +169,7 @@ class _Job:
 
     def _restore_masks(self) -> None:
         """Make the masks of a finished pretraining again, from its last checkpoint."""
-        training = self._training()
+        training = build_pretraining(self.cfg, self.data, self.device)
         epochs, _ = load_checkpoint(
             self.run_plan.folder / "checkpoints", self._owner, training.trainer
         )
@@ -220,10 +205,11 @@ class _Job:
         data = load_data(node["data"]) if node["data"] else self.data
         _same_data(data.name, data.fingerprint, task.fingerprint)
         protocol = build_task(node)
+        of_masks = protocol.scores == "masks"
         result = protocol.run(
-            self._encoder(),
+            load_masks(self._masks_folder) if of_masks else self._encoder(),
             data,
-            eval_seed=self.cfg.eval_seed,
+            eval_seed=task.eval_seed,
             device=self.device,
         )
         commit, dirty = git_state()
@@ -234,9 +220,10 @@ class _Job:
                 "task": task.name,
                 "data": task.data,
                 "protocol": protocol.protocol,
+                "protocol_id": protocol_id(node),
                 "version": protocol.version,
                 "pretrain_seed": self.cfg.seed,
-                "eval_seed": self.cfg.eval_seed,
+                "eval_seed": task.eval_seed,
                 "metrics": result.metrics,
                 "details": result.details,
                 "cost": {"seconds": round(time.monotonic() - started, 3)},
@@ -266,7 +253,7 @@ def _whole_result(task: PlannedTask, encoder_sha256: str, cfg: Config) -> bool:
     result = read_json(path)
     expected = {
         "encoder_sha256": encoder_sha256,
-        "eval_seed": cfg.eval_seed,
+        "eval_seed": task.eval_seed,
         "pretrain_seed": cfg.seed,
         "data_fingerprint": task.fingerprint,
     }

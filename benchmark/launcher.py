@@ -11,8 +11,9 @@ from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
 from benchmark.files import write_text
-from benchmark.plan import Planned, resolve_device
+from benchmark.plan import Planned
 from benchmark.progress import Emit, Event
+from benchmark.resolve import resolve_device
 
 # glibc returns freed memory at once and faults it in again at each step: a third of the time.
 _ALLOCATOR = {

@@ -42,7 +42,7 @@ def build_optimiser(
             trust_coefficient=0.02,
             clip=True,
         )
-    groups = _by_dimension(everything, weight_decay)
+    groups = by_dimension(everything, weight_decay)
     if name == "sgd":
         return torch.optim.SGD(groups, lr=lr, momentum=momentum, fused=True)
     return torch.optim.Adam(groups, lr=lr, betas=(momentum, 0.999), fused=True)
@@ -63,29 +63,35 @@ def build_lars(
     also without weight decay, where timm left to itself would not.
 
     Args:
-        groups: "params", and "lr" for a group with a learning rate of its own.
+        groups: "params", and "lr" or "weight_decay" for a group with one of its own.
         lr: learning rate of the other groups.
         momentum: of SGD, after the adaptation.
-        weight_decay: added to the gradient before the adaptation.
+        weight_decay: of the other groups, added to the gradient before the adaptation.
         trust_coefficient: length of the adapted gradient as a share of the weights' length.
         clip: adapt downwards only: no step is longer than that of SGD.
     """
     split = []
     for group in groups:
-        matrices, vectors = _by_dimension(group, weight_decay)
+        matrices, vectors = by_dimension(group, weight_decay)
         matrices |= {"always_adapt": True, "trust_clip": clip, "trust_coeff": trust_coefficient}
         split += [matrices, vectors | {"always_adapt": False}]
     return Lars(split, lr=lr, momentum=momentum)
 
 
-def _by_dimension(
+def by_dimension(
     group: Mapping[str, Any], weight_decay: float
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """The group's parameters of several dimensions, with weight decay, and of one, without."""
+    """Split a group: parameters of several dimensions with weight decay, those of one without.
+
+    Args:
+        group: "params", and "weight_decay" if it has its own.
+        weight_decay: of the matrices if the group has none.
+    """
     parameters: list[Tensor] = list(group["params"])
-    matrices = {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay}
+    matrices = {"weight_decay": weight_decay, **group}
+    matrices["params"] = [p for p in parameters if p.ndim > 1]
     vectors = {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0}
-    return {**group, **matrices}, {**group, **vectors}
+    return matrices, {**group, **vectors}
 
 
 def set_learning_rate(optimiser: torch.optim.Optimizer, lr: float) -> None:

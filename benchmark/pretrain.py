@@ -16,14 +16,16 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmark.augment import Augment, normalise
+from benchmark.augment import Augment
 from benchmark.checkpoint import load_checkpoint, save_checkpoint
 from benchmark.contracts import Batch, Dataset, Split
+from benchmark.feed import Feed, Samples
 from benchmark.metrics import MetricsLog, StepBuffer
 from benchmark.optim import set_learning_rate
 from benchmark.schedule import warmup_cosine
 from benchmark.streams import Streams, permutation
 from benchmark.trainer import Trainer
+from benchmark.views import normalise, plain_segments, plain_view
 
 # Called as report(state in words, steps done, whether an epoch has ended).
 Report = Callable[[str, int, bool], None]
@@ -76,7 +78,8 @@ class Pretraining:
 
     Args:
         trainer: what is trained.
-        data: its training split is used.
+        data: what the images are drawn from, with its statistics and view.
+        split: the images; ``data.pretraining`` as a rule.
         augment: makes the two views.
         seed: of order, augmentation and masks.
         epochs: passes over the data.
@@ -84,6 +87,7 @@ class Pretraining:
         base_rates: learning rates of encoder and method after the warm-up.
         schedule: of both rates.
         device: where everything lives.
+        residence: of the images, see `benchmark.feed.Feed`.
         drop_last: leave a last incomplete batch of an epoch out.
         log_every_steps: steps between lines of metrics.jsonl.
         log_limits: log the losses without a mask and with everything hidden beside those of
@@ -95,6 +99,7 @@ class Pretraining:
         self,
         trainer: Trainer,
         data: Dataset,
+        split: Split,
         augment: Augment,
         *,
         seed: int,
@@ -103,6 +108,7 @@ class Pretraining:
         base_rates: tuple[float, float],
         schedule: Schedule,
         device: torch.device,
+        residence: str,
         drop_last: bool,
         log_every_steps: int,
         log_limits: bool,
@@ -119,12 +125,12 @@ class Pretraining:
         self.log_every_steps = log_every_steps
         self.log_limits = log_limits
         self.checkpoint_every_epochs = checkpoint_every_epochs
-        self.images = data.train.images.to(device)
-        self.labels = None if data.train.labels is None else data.train.labels.to(device)
-        segments = data.train.segments if "segments" in trainer.method.needs else None
-        self.segments = None if segments is None else segments.to(device)
+        self.feed = Feed(
+            split, device, segments="segments" in trainer.method.needs, residence=residence
+        )
         self.mean, self.std = data.mean, data.std
-        count = len(data.train)
+        self.view_size, self.view = data.view_size, data.view
+        count = len(split)
         self.steps_per_epoch = count // batch_size if drop_last else math.ceil(count / batch_size)
 
     @property
@@ -132,20 +138,18 @@ class Pretraining:
         """Steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
-    def batch(self, epoch: int, step: int, index: Int[Tensor, "b"]) -> Batch:
-        """Two augmented views of the samples ``index``."""
+    def batch(self, epoch: int, step: int, index: Int[Tensor, "b"], samples: Samples) -> Batch:
+        """Two augmented views of ``samples``, whose places in the split are ``index``."""
         streams = Streams(self.seed, epoch, index)
-        images = self.images[index]
-        pixels = [self.augment(images, streams, view) for view in range(2)]
+        pixels = [self.augment(samples.images, streams, view) for view in range(2)]
         segments = None
-        if self.segments is not None:
-            objects = self.segments[index]
+        if (objects := samples.segments) is not None:
             segments = torch.stack([self.augment.segments(objects, streams, v) for v in range(2)])
         return Batch(
             views=torch.stack([normalise(p, self.mean, self.std) for p in pixels]),
             pixels=torch.stack(pixels),
             index=index,
-            labels=None if self.labels is None else self.labels[index],
+            labels=samples.labels,
             segments=segments,
             progress=step / max(self.steps, 1),
             streams=streams,
@@ -154,10 +158,12 @@ class Pretraining:
     def plain_batch(self, split: Split, count: int) -> Batch:
         """The first images of a split as they are, as both views, at the end of training."""
         index = torch.arange(min(count, len(split)))
-        pixels = (split.images[index].to(self.device) / 255).expand(2, -1, -1, -1, -1)
+        images = split.images[: len(index)].to(self.device)
+        pixels = plain_view(images, self.view_size, self.view).expand(2, -1, -1, -1, -1)
         segments = None
         if split.segments is not None:
-            segments = split.segments[index].long().to(self.device).expand(2, -1, -1, -1)
+            objects = plain_segments(split.segments[: len(index)], self.view_size, self.view)
+            segments = objects.long().to(self.device).expand(2, -1, -1, -1)
         return Batch(
             views=normalise(pixels[0], self.mean, self.std).expand(2, -1, -1, -1, -1),
             pixels=pixels,
@@ -179,7 +185,8 @@ class Pretraining:
         rehearsal.encoder_optimiser = torch.optim.SGD(parts["encoder"].parameters(), lr=0.0)
         if rehearsal.mask_optimiser is not None:
             rehearsal.mask_optimiser = torch.optim.SGD(parts["method"].parameters(), lr=0.0)
-        batch = self.batch(0, 0, torch.arange(2, device=self.device))
+        index = torch.arange(2, device=self.device)
+        batch = self.batch(0, 0, index, self.feed.take(index))
         forwards = 0
 
         def count(*_: object) -> None:
@@ -236,7 +243,7 @@ class Pretraining:
     @property
     def images_per_epoch(self) -> int:
         """Images that an epoch trains on."""
-        return min(self.steps_per_epoch * self.batch_size, len(self.images))
+        return min(self.steps_per_epoch * self.batch_size, len(self.feed))
 
     def _epoch(
         self,
@@ -246,17 +253,18 @@ class Pretraining:
         seconds: Callable[[], float],
         report: Report,
     ) -> None:
-        order = permutation(self.seed, "order", epoch, len(self.images), self.device)
+        order = permutation(self.seed, "order", epoch, len(self.feed), self.device)
+        indices = order.split(self.batch_size)[: self.steps_per_epoch]
         buffer = StepBuffer()
         seen: dict[str, list[float]] = defaultdict(list)
         started = time.monotonic()
-        for i in range(self.steps_per_epoch):
+        turns = zip(indices, self.feed.batches(indices), strict=True)
+        for i, (index, samples) in enumerate(turns):
             step = epoch * self.steps_per_epoch + i
             rates = self._set_rates(step)
-            index = order[i * self.batch_size : (i + 1) * self.batch_size]
             ended = i + 1 == self.steps_per_epoch
             logged = ended or (i + 1) % self.log_every_steps == 0
-            batch = self.batch(epoch, step, index)
+            batch = self.batch(epoch, step, index, samples)
             terms = self.trainer.step(batch, step, diagnose=logged and self.log_limits)
             buffer.add(step, terms)
             if not logged:

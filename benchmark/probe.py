@@ -24,10 +24,15 @@ class OnlineProbe(nn.Module):
         self.optimiser = torch.optim.SGD(self.parameters(), lr=lr, momentum=0.9)
 
     def step(self, features: Float[Tensor, "b d"], labels: Int[Tensor, "b"]) -> Float[Tensor, ""]:
-        """Train on one batch; returns the accuracy before the step, in percent."""
+        """Train on one batch; returns the accuracy before the step, in percent.
+
+        Images without a label (-1) do not count; of a batch without any, the accuracy is 0.
+        """
         logits = self.classifier(self.norm(full_precision(features.detach())))
         self.optimiser.zero_grad(set_to_none=True)
-        F.cross_entropy(logits, labels).backward()
+        known = (labels >= 0).sum().clamp(min=1)
+        loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / known
+        loss.backward()
         self.optimiser.step()
-        accuracy: Tensor = 100 * (logits.argmax(1) == labels).to(logits.dtype).mean()
+        accuracy: Tensor = 100 * (logits.argmax(1) == labels).sum().to(logits.dtype) / known
         return accuracy

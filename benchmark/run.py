@@ -21,12 +21,14 @@ from omegaconf import DictConfig
 
 from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE
 from benchmark.contracts import UserError
+from benchmark.forecast import Forecaster, forecast_table
 from benchmark.job import execute
 from benchmark.launcher import default_jobs, launch
-from benchmark.plan import Planned, Planner, control_line, expand, with_experiment
+from benchmark.plan import Planned, Planner
 from benchmark.progress import Display
 from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
+from benchmark.sweep import control_line, expand, with_experiment
 from reports.tables import NOT_TABULATED, terminal_text, write_tables
 
 
@@ -42,16 +44,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
             if getattr(options, name, None):
                 flag = f"--{name.replace('_', '-')}"
                 raise UserError(f"{flag} is not supported; use hydra.searchpath=[file://DIR]")
-        plans, notes = plan(options.overrides, multirun=options.multirun)
+        planner = Planner()
+        plans, notes = plan(planner, options.overrides, multirun=options.multirun)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    jobs = default_jobs(plans[0]) if options.multirun else 1
     with Display() as display:
         for note in notes:
             display.console.print(note, markup=False)
+        if plans[0].cfg.dry_run:
+            forecaster = Forecaster(planner)
+            forecasts = [forecaster.forecast(planned) for planned in plans]
+            display.console.print(forecast_table(forecasts, jobs))
+            return 0
         try:
             if options.multirun:
-                launch(plans, default_jobs(plans[0]), display.show)
+                launch(plans, jobs, display.show)
             else:
                 execute(plans[0], display.show)
         except KeyboardInterrupt:
@@ -63,7 +72,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return 0 if succeeded else 1
 
 
-def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], list[str]]:
+def plan(
+    planner: Planner, overrides: Sequence[str], *, multirun: bool
+) -> tuple[list[Planned], list[str]]:
     """Every run of the command line, and what the user should be told.
 
     Raises:
@@ -73,7 +84,6 @@ def plan(overrides: Sequence[str], *, multirun: bool) -> tuple[list[Planned], li
     overrides = with_experiment(overrides)
     if not any(o.split("=")[0] == "seed" for o in overrides):
         notes.append("no seed given: seed=0")
-    planner = Planner()
     runs = expand(overrides, multirun=multirun)
     if multirun:
         cfg = planner.plan(runs[0]).cfg

@@ -18,12 +18,14 @@ class PlannedTask:
         name: of the task in the configuration.
         data: name of the data set that it scores on.
         fingerprint: of that data set.
+        eval_seed: of the task's head.
         result: the file.
     """
 
     name: str
     data: str
     fingerprint: str
+    eval_seed: int
     result: Path
 
 
@@ -35,7 +37,8 @@ class Run:
         folder: ``runs/<data>/<method>-<hash8>/seed<k>``.
         setting: hash of everything but method and seed: runs that share it are comparable.
         fingerprint: of the training split, see `benchmark.contracts.Dataset`.
-        control: "untrained" or "supervised" for the two controls, else None.
+        control: "untrained" or "supervised" for the two controls, "checkpoint" for somebody else's
+            encoder, else None.
         skipped: tasks that cannot run on this data, with the reason.
     """
 

@@ -11,6 +11,7 @@ class NoMask(MaskingMethod):
     """One mask that hides nothing, so that the trainer needs no special case."""
 
     version = 1
+    hides = False
     num_masks = 1
 
     def __init__(self) -> None:

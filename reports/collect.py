@@ -126,6 +126,8 @@ def row_labels(runs: Sequence[Run]) -> dict[str, str]:
 
 
 def _base_label(run: Run) -> str:
+    if run.control == "checkpoint":
+        return run.method  # the file's name
     if run.control is not None:
         return spelled(run.control)
     if run.method == "none":

@@ -15,8 +15,8 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.lines import Line2D
 
+from benchmark.mask_metrics import EMPTY
 from reports.figures import FAINT, INK, colours, save_sheets
-from reports.mask_metrics import EMPTY
 from reports.mask_runs import Configuration, MaskedRun, origin, sheets
 
 Line = Mapping[str, Any]  # of metrics.jsonl

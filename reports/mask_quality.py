@@ -10,8 +10,7 @@ import numpy as np
 import pandas as pd
 
 from benchmark.files import write_text
-from reports.markup import markdown_grid
-from reports.mask_metrics import (
+from benchmark.mask_metrics import (
     CONTROLS,
     EMPTY,
     SCORES,
@@ -19,6 +18,7 @@ from reports.mask_metrics import (
     mask_statistics,
     with_controls,
 )
+from reports.markup import markdown_grid
 from reports.mask_runs import Configuration, MaskedRun, origin
 
 Line = Mapping[Hashable, Any]  # of the CSV

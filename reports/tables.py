@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -18,7 +19,7 @@ TITLES = {
 }
 
 # Tasks of Table 2 whatever their data; others are there only when they left the pretraining data.
-AWAY = ("transfer", "segmentation")
+AWAY = ("transfer", "transfer_finetune", "segmentation")
 
 # Presets that are ablations of one choice: their results stay in the run folders.
 NOT_TABULATED = ("paper_literal",)
@@ -28,8 +29,13 @@ HEADINGS = {
     "linear": "Linear",
     "transfer": "Linear",
     "finetune": "Fine Tune",
+    "transfer_finetune": "Fine Tune",
     "knn": "kNN",
+    "clustering": "Clustering",
+    "low_shot": "Low-shot",
     "segmentation": "Segmentation",
+    "robustness": "Robustness",
+    "mask_quality": "Masks",
 }
 
 
@@ -74,7 +80,8 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
 
     ``seeds`` (of the pretraining) and ``commits`` are those behind the mean; ``std`` is the sample
     standard deviation. Evaluation seeds of one encoder are averaged first, since they are not
-    independent runs; a seed counts as finished when all its evaluations are.
+    independent runs; ``head_std`` is the standard deviation over them within an encoder, pooled
+    over encoders. A seed counts as finished when all its evaluations are.
     """
     lines = []
     for (label, task, data), cell in frame.groupby(["label", "task", "eval_data"], sort=False):
@@ -91,6 +98,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
                 "metric": next(iter(done["metric"]), None),
                 "mean": values.mean(),
                 "std": values.std(ddof=1),
+                "head_std": _head_std(done),
                 "n": len(values),
                 "failed": int((lost["status"] == "failed").sum()),
                 "missing": int((lost["status"] == "missing").sum()),
@@ -100,6 +108,12 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
             }
         )
     return pd.DataFrame(lines)
+
+
+def _head_std(done: pd.DataFrame) -> float:
+    """Standard deviation over evaluation seeds, pooled over encoders; NaN with one of them."""
+    variances = done.groupby(["hash8", "seed"])["value"].var(ddof=1)
+    return float(variances.mean() ** 0.5)
 
 
 def build(
@@ -142,7 +156,8 @@ def _columns(frame: pd.DataFrame) -> list[Column]:
     """Columns in the paper's order, those of one data set together."""
     order = list(HEADINGS)
     pairs = list(dict.fromkeys(zip(frame["task"], frame["eval_data"], strict=True)))
-    pairs.sort(key=lambda pair: order.index(pair[0]) if pair[0] in order else len(order))
+    kinds = {pair: _kind(*pair) for pair in pairs}
+    pairs.sort(key=lambda p: order.index(kinds[p]) if kinds[p] in order else len(order))
     groups = list(dict.fromkeys(data for _, data in pairs))
     columns = []
     for task, data in sorted(pairs, key=lambda pair: groups.index(pair[1])):
@@ -153,11 +168,16 @@ def _columns(frame: pd.DataFrame) -> list[Column]:
                 f"results of {task} on {data} measure different things, {' and '.join(metrics)}: "
                 "they cannot share a column; tabulate these runs apart"
             )
-        heading = HEADINGS.get(task, spelled(task))
+        heading = HEADINGS.get(kinds[task, data], spelled(kinds[task, data]))
         if metrics and metrics[0] != "accuracy":
             heading += f" ({SPELLING.get(metrics[0], metrics[0])})"
         columns.append(Column(task, data, heading))
     return columns
+
+
+def _kind(task: str, data: str) -> str:
+    """What a task does, by its name: `cifar10_linear` on cifar10 is `linear`."""
+    return task.removeprefix(f"{data}_")
 
 
 def _caption(number: int, frame: pd.DataFrame) -> str:
@@ -198,12 +218,24 @@ def _notes(frame: pd.DataFrame, columns: Sequence[Column], commit: str | None) -
             "The rows do not share one setting: some differ in more than the masking method."
         )
     if frame.duplicated(["label", "seed", "task", "eval_data"]).any():
-        notes.append("A seed counts with the mean over its evaluation seeds.")
+        notes.append(
+            "A seed counts with the mean over its evaluation seeds. Standard deviation over these "
+            f"within an encoder: {', '.join(_head_noise(frame, columns))}."
+        )
     for column in columns:
         here = frame[(frame["task"] == column.task) & (frame["eval_data"] == column.data)]
         for protocol in here["protocol"].dropna().unique():
             notes.append(f"{column.heading} on {column.data}: {' '.join(protocol.split())}")
     return notes
+
+
+def _head_noise(frame: pd.DataFrame, columns: Sequence[Column]) -> Iterator[str]:
+    """The noise of the heads alone, a column at a time."""
+    done = frame[frame["status"] == "ok"]
+    for column in columns:
+        here = done[(done["task"] == column.task) & (done["eval_data"] == column.data)]
+        if not math.isnan(noise := _head_std(here)):
+            yield f"{column.heading} on {column.data} {noise:.2f}"
 
 
 def _commits(done: pd.DataFrame, *, dirty: str, length: int | None = None) -> list[str]:

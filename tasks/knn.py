@@ -1,80 +1,171 @@
-"""Nearest neighbours in feature space: no training, so no setting that could favour a method."""
+"""Nearest neighbours in feature space: no training, and nothing that the test split decides."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import ClassVar, Literal
 
-import numpy as np
 import torch
-from jaxtyping import Float
-from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
 
 from benchmark.contracts import Dataset, Task, TaskResult, UserError, at_least
 from benchmark.precision import autocast
+from benchmark.streams import permutation
 from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
 
+_COSINES = 2**26  # computed at once: 256 MiB
 
-class KNN(Task):
+Features = Float[Tensor, "n d"]
+Labels = Int[Tensor, "n"]
+
+
+class KNN(Task[nn.Module]):
     """Vote of the nearest training samples by cosine, weighted by exp(cosine / temperature).
 
-    The rule of Wu et al. (arXiv 1805.01978, sec. 3.4). Nothing is random: the evaluation seed has
-    no influence. ``k`` and ``temperature`` are set beforehand and never chosen by the test score.
+    The rule of Wu et al. (arXiv 1805.01978, sec. 3.4). Of several ``k`` and ``temperature`` the
+    pair is taken that classifies training samples best by all the others (leave-one-out; the first
+    of equals); the test split decides nothing. Nothing is random: the evaluation seed has no
+    influence.
 
     Args:
-        k: number of neighbours.
-        temperature: the smaller, the more the nearest of them count.
+        k: number of neighbours, or several to choose from.
+        temperature: the smaller, the more the nearest of them count; or several to choose from.
+        choose_on: most training samples to choose by, the same ones for every encoder.
         precision: "fp32" or "bf16", for the encoder.
 
     Raises:
         UserError: for values out of range.
     """
 
-    version: ClassVar[int] = 1
-    needs: ClassVar[Literal["labels", "pixel_labels"]] = "labels"
+    version: ClassVar[int] = 2
+    needs: ClassVar[Literal["labels", "pixel_labels", "segments"]] = "labels"
+    seeded: ClassVar[bool] = False
 
-    def __init__(self, *, k: int = 20, temperature: float = 0.07, precision: str = "fp32") -> None:
-        at_least(1, "knn: ", k=k)
-        if temperature <= 0:
-            raise UserError(f"knn: temperature={temperature} must be above 0")
+    def __init__(
+        self,
+        *,
+        k: int | Sequence[int] = 20,
+        temperature: float | Sequence[float] = 0.07,
+        choose_on: int = 10_000,
+        precision: str = "fp32",
+    ) -> None:
+        ks = [k] if isinstance(k, int) else list(k)
+        temperatures = [temperature] if isinstance(temperature, int | float) else list(temperature)
+        if not ks or not temperatures:
+            raise UserError(
+                f"knn: k={ks} and temperature={temperatures} must each name one value or more"
+            )
+        for number in ks:
+            at_least(1, "knn: ", k=number)
+        for value in temperatures:
+            if value <= 0:
+                raise UserError(f"knn: temperature={value} must be above 0")
+        at_least(1, "knn: ", choose_on=choose_on)
         autocast(precision, torch.device("cpu"))  # refuses an unknown precision
-        self.k = k
-        self.temperature = temperature
+        self.candidates = list(product(ks, temperatures))
+        self.choose_on = choose_on
         self.precision = precision
+        several = len(self.candidates) > 1
+        chosen = (
+            "; numbers and temperature are those with the highest leave-one-out accuracy on "
+            f"{choose_on} training samples drawn once, or on all if they are fewer"
+        )
         self.protocol = (
-            f"Vote of the {k} training samples nearest by cosine of frozen features, weighted by "
-            f"exp(cosine / {temperature:g}); encoder in {precision}; top-1 accuracy on "
-            "un-augmented test images."
+            f"Vote of the {_choice(ks)} training samples nearest by cosine of frozen features, "
+            f"weighted by exp(cosine / {_choice(temperatures)}){chosen if several else ''}; "
+            f"encoder in {precision}; top-1 accuracy on un-augmented test images."
         )
 
     def check(self, encoder: nn.Module, data: Dataset) -> None:
         """Refuse more neighbours than there are images, and a size that the encoder refuses."""
         check_size(encoder, data)
-        if self.k > len(data.train):
+        largest = max(k for k, _ in self.candidates)
+        others = len(data.train) - (len(self.candidates) > 1)
+        if largest > others:
             raise UserError(
-                f"knn: k={self.k} exceeds the {len(data.train)} training images of "
-                f"{data.name!r}; choose a smaller k"
+                f"knn: k={largest} exceeds the {others} training images of {data.name!r} that a "
+                "sample can be compared with; choose a smaller k"
             )
 
     def run(
-        self, encoder: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
+        self, subject: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
         """Look up each test sample in the train split; ``eval_seed`` has no influence."""
         images, labels = examples(data, "train", "labels")
         test_images, test_labels = examples(data, "test", "labels")
-        self.check(encoder, data)
-        inputs = Inputs(data.mean, data.std, device)
-        body = working_copy(encoder, device, freeze=True)
+        self.check(subject, data)
+        inputs = Inputs.of(data, device)
+        body = working_copy(subject, device, freeze=True)
         with unchanged(body):
-            known = extract(body, images, inputs, self.precision)
-            asked = extract(body, test_images, inputs, self.precision)
-        vote = KNeighborsClassifier(self.k, weights=self._weights, metric="cosine")
-        vote.fit(known.cpu().numpy(), labels.cpu().numpy())
-        correct = vote.predict(asked.cpu().numpy()) == test_labels.cpu().numpy()
-        return TaskResult({"accuracy": 100 * float(np.mean(correct))})
+            known = F.normalize(extract(body, images, inputs, self.precision))
+            asked = F.normalize(extract(body, test_images, inputs, self.precision))
+        best, details = self.candidates[0], {}
+        if len(self.candidates) > 1:
+            own = permutation(0, "knn/choose", 0, len(known))[: self.choose_on]
+            correct = self._correct(known, labels, known[own], labels[own], own)
+            best = self.candidates[int(correct.argmax())]
+            details = {
+                "chosen": {"k": best[0], "temperature": best[1]},
+                "leave_one_out_accuracy": 100 * int(correct.max()) / len(own),
+            }
+        correct = self._correct(known, labels, asked, test_labels)[self.candidates.index(best)]
+        return TaskResult({"accuracy": 100 * int(correct) / len(asked)}, details)
 
-    def _weights(self, distances: Float[np.ndarray, "n k"]) -> Float[np.ndarray, "n k"]:
-        # The cosine is 1 minus scikit-learn's distance; the factor exp(1 / temperature) cancels
-        # in the vote and could overflow.
-        weights: Float[np.ndarray, "n k"] = np.exp(-distances / self.temperature)
-        return weights
+    def _correct(
+        self,
+        known: Features,
+        labels: Labels,
+        asked: Float[Tensor, "m d"],
+        truth: Int[Tensor, "m"],
+        own: Int[Tensor, "m"] | None = None,
+    ) -> Int[Tensor, "c"]:
+        """Number of samples that each candidate classifies correctly."""
+        num_classes = int(labels.max()) + 1
+        correct = torch.zeros(len(self.candidates), dtype=torch.long)
+        start, most = 0, max(k for k, _ in self.candidates)
+        for cosines, neighbours in nearest(known, asked, most, own):
+            part = truth[start : start + len(cosines)]
+            classes = labels[neighbours].long()
+            for i, (k, temperature) in enumerate(self.candidates):
+                # A common factor cancels in the vote; with this one the exponential is at most 1.
+                weights = ((cosines[:, :k] - cosines[:, :1]) / temperature).exp()
+                votes = torch.zeros(len(part), num_classes, dtype=weights.dtype)
+                votes.scatter_add_(1, classes[:, :k], weights)
+                correct[i] += (votes.argmax(1) == part).sum()
+            start += len(part)
+        return correct
+
+
+def nearest(
+    known: Features,
+    asked: Float[Tensor, "m d"],
+    k: int,
+    own: Int[Tensor, "m"] | None = None,
+) -> Iterator[tuple[Float[Tensor, "b {k}"], Int[Tensor, "b {k}"]]]:
+    """The ``k`` known features nearest to each of those asked for, as many at a time as fit.
+
+    Args:
+        known: of length 1.
+        asked: of length 1.
+        k: how many.
+        own: positions of ``asked`` in ``known``, which are then none of their own neighbours.
+
+    Yields:
+        Cosines, the highest first, in double precision, and positions in ``known``, on the CPU.
+    """
+    rows = max(1, _COSINES // len(known))
+    for begin in range(0, len(asked), rows):
+        cosines = asked[begin : begin + rows] @ known.mT
+        if own is not None:
+            itself = own[begin : begin + rows, None].to(cosines.device)
+            cosines.scatter_(1, itself, -torch.inf)
+        found = cosines.topk(k)
+        yield found.values.double().cpu(), found.indices.cpu()
+
+
+def _choice(values: Sequence[int | float]) -> str:
+    names = [f"{value:g}" for value in values]
+    return names[0] if len(names) == 1 else f"({' or '.join(names)})"

@@ -26,7 +26,7 @@ def folder_of_images(folder: Path, classes: tuple[str, ...], count: int = 40) ->
     ("line", "message"),
     [
         ("method=foo", "method=foo is unknown; choose one of adios, adios_s, block,"),
-        ("data=foo", "data=foo is unknown; choose one of digits, folder, scenes"),
+        ("data=foo", "data=foo is unknown; choose one of cifar10, cifar100, clevr, "),
         ("epoch=3", "unknown key 'epoch'; did you mean 'epochs'?"),
         ("method=sequential method.budgt=0.3", "did you mean 'method.budget'?"),
         ("encoder.witdh=3", "did you mean 'encoder.width'?"),

@@ -102,7 +102,7 @@ def test_run__files_tables_reuse_and_recomputation(tmp_path: Path) -> None:
 
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.*") if p.name != ".lock"}
     out, _ = run(*line, "seed=0", cwd=tmp_path)
-    assert "reused pretraining, linear, finetune, knn, transfer, segmentation" in out
+    assert "reused pretraining, linear, finetune, knn, segmentation, transfer" in out
     assert "epoch" not in out.split("**Table")[0]
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
@@ -110,7 +110,7 @@ def test_run__files_tables_reuse_and_recomputation(tmp_path: Path) -> None:
     content = json.loads(deleted.read_text())
     deleted.unlink()
     out, _ = run(*line, "seed=0", cwd=tmp_path)
-    assert "reused pretraining, linear, finetune, transfer, segmentation" in out
+    assert "reused pretraining, linear, finetune, segmentation, transfer" in out
     assert json.loads(deleted.read_text())["metrics"] == content["metrics"]
     del before[deleted]
     assert before == {p: p.stat().st_mtime_ns for p in before}

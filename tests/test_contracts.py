@@ -88,6 +88,7 @@ def test_method__trains_and_resumes(
         return Pretraining(
             build_trainer(cfg, data, CPU),
             data,
+            data.pretraining,
             instantiate(cfg.augment),
             seed=0,
             epochs=2,
@@ -95,6 +96,7 @@ def test_method__trains_and_resumes(
             base_rates=(1e-2, 1e-2),
             schedule=Schedule("step", 0.0, 0.0),
             device=CPU,
+            residence="auto",
             drop_last=True,
             log_every_steps=1,
             log_limits=True,
@@ -105,7 +107,8 @@ def test_method__trains_and_resumes(
         buffer = StepBuffer()
         for step in range(first, first + 2):
             index = torch.arange(8 * (step % 4), 8 * (step % 4) + 8)
-            buffer.add(step, training.trainer.step(training.batch(step // 4, step, index)))
+            batch = training.batch(step // 4, step, index, training.feed.take(index))
+            buffer.add(step, training.trainer.step(batch))
         return [terms for _, terms in buffer.drain()]  # refuses what is not finite
 
     training = begin()

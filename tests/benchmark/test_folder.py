@@ -1,11 +1,11 @@
 """Image folders: layouts, errors, unreadable images and the cache."""
 
-import json
 import os
 import re
 import shutil
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,7 @@ from PIL import Image
 
 from benchmark import folder
 from benchmark.contracts import UserError
+from benchmark.packs.manifest import Manifest
 
 CIFAR = Path(__file__).parents[3] / "shared/data/cifar10-images.tar.xz"
 
@@ -224,7 +225,7 @@ def test_cache__is_reused(tmp_path, monkeypatch):
     train, cache = classes(tmp_path / "train"), tmp_path / "cache"
     plain = folder.load(train=train)
     first = folder.load(train=train, test=train, cache_dir=cache)
-    monkeypatch.setattr(folder, "_square", None)  # nothing is decoded any more
+    monkeypatch.setattr(folder, "write_pack", None)  # nothing is decoded any more
     second = folder.load(train=train, test=train, cache_dir=cache)
     assert torch.equal(second.train.images, plain.train.images)
     assert torch.equal(second.train.labels, plain.train.labels)
@@ -257,7 +258,7 @@ def test_cache__writers_at_once(tmp_path):
     assert len([*cache.iterdir()]) == 1
 
 
-@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "pack.json"])
+@pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
 def test_cache__damage_is_named(tmp_path, name, damage):
     train, cache = classes(tmp_path / "train"), tmp_path / "cache"
@@ -284,10 +285,11 @@ def test_cache__damage_is_named(tmp_path, name, damage):
 def test_cache__foreign_digest(tmp_path):
     train, cache = classes(tmp_path / "train"), tmp_path / "cache"
     folder.load(train=train, cache_dir=cache)
-    (meta,) = cache.glob("*/pack.json")
-    stored = json.loads(meta.read_text())
-    stored["digests"]["labels"] = "0" * 64
-    meta.write_text(json.dumps(stored))
+    (entry,) = cache.iterdir()
+    manifest = Manifest.read(entry)
+    images = manifest.splits["images"]
+    foreign = replace(images, digests=images.digests | {"labels": "0" * 64})
+    replace(manifest, splits={"images": foreign}).write(entry)
     refused("labels.npy is damaged", train=train, cache_dir=cache)
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmark.contracts import UserError
-from benchmark.plan import Planned, Planner, control_line, expand
+from benchmark.plan import Planned, Planner
 from benchmark.run import plan as plan_line
+from benchmark.sweep import control_line, expand
 
 SMALL = ("data.train_count=128", "data.test_count=16", "precision=fp32")
 
@@ -32,7 +33,10 @@ def plan(planner: Planner, tmp_path: Path, monkeypatch):
     "change",
     [
         "seed=1",
-        "eval_seed=1",
+        "eval_seeds=[1,2]",
+        "task=knn",
+        "residence=host",
+        "data_dir=elsewhere",
         "runs_dir=elsewhere",
         "device=cpu",
         "jobs=1",
@@ -102,7 +106,7 @@ def test_plan__result_folder_tells_protocol_and_data_apart(plan) -> None:
 
     assert folder() == folder("seed=3")
     assert folder().startswith("transfer-digits-")
-    assert folder() != folder("tasks.transfer.epochs=3")
+    assert folder() != folder("+tasks.transfer.epochs=3")
     assert folder("data@tasks.transfer.data=scenes").startswith("transfer-scenes-")
 
 
@@ -148,7 +152,7 @@ def test_control_line__drops_what_controls_do_not_know() -> None:
 
 
 def sweep(*overrides: str) -> list[str]:
-    plans, _ = plan_line([*SMALL, *overrides], multirun=True)
+    plans, _ = plan_line(Planner(), [*SMALL, *overrides], multirun=True)
     return [f"{p.run.method}/{p.run.seed}" for p in plans]
 
 

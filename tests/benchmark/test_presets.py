@@ -8,8 +8,9 @@ import pytest
 from omegaconf import OmegaConf
 
 from benchmark.config import compose
-from benchmark.plan import Planner, with_experiment
+from benchmark.plan import Planner
 from benchmark.run import plan as plan_line
+from benchmark.sweep import with_experiment
 
 CONF = Path(__file__).parents[2] / "benchmark" / "conf"
 # What nets of the published size are planned with here, for time.
@@ -36,7 +37,7 @@ def test_paper__tables_3_and_4_and_appendix_e() -> None:
     keys = ("num_masks", "budget", "overlap_weight", "consistency_weight", "consistency_kernel")
     found = get(["preset=paper", "method=sequential"], *(f"method.{k}" for k in keys))
     assert found == [5, 0.25, 1e-4, 1e-4, 3]
-    for task, rate in (("linear", 0.1), ("transfer", 0.1), ("finetune", 0.5)):
+    for task, rate in (("linear", 0.1), ("finetune", 0.5)):
         keys = [f"tasks.{task}.{k}" for k in ("lr", "batch_size", "weight_decay")]
         assert get(["preset=paper"], *keys) == [rate, 256, 0.0]
 
@@ -134,7 +135,7 @@ def test_experiments__open_with_their_command_and_compose(experiment: str) -> No
 def test_experiment__the_command_line_has_the_last_word(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = ["experiment=budget_weight", "method.budget_side=two", "seed=3"]
-    plans, _ = plan_line(line, multirun=True)
+    plans, _ = plan_line(Planner(), line, multirun=True)
     assert len(plans) == 4
     assert {p.run.seed for p in plans} == {3}
     assert {p.cfg.method["budget_side"] for p in plans} == {"two"}

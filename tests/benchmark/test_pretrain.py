@@ -12,7 +12,7 @@ from benchmark import digits, scenes
 from benchmark.augment import Augment
 from benchmark.build import normalised_as
 from benchmark.config import NormalisationConfig
-from benchmark.contracts import Dataset, MaskingMethod, UserError
+from benchmark.contracts import Batch, Dataset, MaskingMethod, UserError
 from benchmark.encoders import ResNet
 from benchmark.objectives import SimCLR
 from benchmark.optim import build_optimiser
@@ -54,23 +54,30 @@ def make_training(data: Dataset, method: MaskingMethod, **changes) -> Pretrainin
         "base_rates": (0.01, 0.01),
         "schedule": Schedule("step", 0.0, 0.0),
         "device": CPU,
+        "residence": "auto",
         "drop_last": True,
         "log_every_steps": 1,
         "log_limits": False,
         "checkpoint_every_epochs": 1,
     }
-    return Pretraining(trainer, data, Augment(data.image_size), **(settings | changes))
+    augment = Augment(data.image_size)
+    return Pretraining(trainer, data, data.pretraining, augment, **(settings | changes))
+
+
+def first_batch(training: Pretraining, count: int) -> Batch:
+    index = torch.arange(count)
+    return training.batch(0, 0, index, training.feed.take(index))
 
 
 def test_batch__objects_move_with_the_pixels_of_each_view(data: Dataset) -> None:
     """Where the images are the objects' own numbers, both views still agree with them."""
     painted = (data.train.segments[:, None] * 40).expand(-1, 3, -1, -1).contiguous()
-    training = make_training(data, Oracle(num_masks=3))
-    training.images = painted
+    split = replace(data.train, images=painted)
+    training = make_training(replace(data, train=split), Oracle(num_masks=3))
     training.augment = Augment(
         data.image_size, min_scale=0.3, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0
     )
-    batch = training.batch(0, 0, torch.arange(16))
+    batch = first_batch(training, 16)
     shown = batch.pixels[:, :, 0] * 255 / 40
     agree = (shown - batch.segments).abs() < 0.5
     assert agree.float().mean() > 0.9  # bicubic edges lie between two objects
@@ -78,7 +85,7 @@ def test_batch__objects_move_with_the_pixels_of_each_view(data: Dataset) -> None
 
 
 def test_batch__objects_are_there_only_for_those_who_ask(data: Dataset) -> None:
-    assert make_training(data, NoMask()).batch(0, 0, torch.arange(4)).segments is None
+    assert first_batch(make_training(data, NoMask()), 4).segments is None
 
 
 def seen_by(encoder: nn.Module) -> list[int]:
@@ -116,9 +123,7 @@ def test_normalised_as__replaces_the_data_sets_own_statistics(data: Dataset) -> 
     wanted = NormalisationConfig(std=[0.228, 0.224, 0.225])
     changed = normalised_as(data, wanted)
     assert changed == replace(data, std=(0.228, 0.224, 0.225))
-    plain, other = (
-        make_training(d, NoMask()).batch(0, 0, torch.arange(4)) for d in (data, changed)
-    )
+    plain, other = (first_batch(make_training(d, NoMask()), 4) for d in (data, changed))
     ratio = torch.tensor(data.std) / torch.tensor(changed.std)
     torch.testing.assert_close(other.views, plain.views * ratio.view(1, 1, 3, 1, 1))
     with pytest.raises(UserError, match=r"normalisation.std=.* must be null or three numbers"):
@@ -132,3 +137,20 @@ def test_plain_batch__images_as_they_are(data: Dataset) -> None:
     assert batch.progress == 1.0
     plain = make_training(digits.load(), NoMask()).plain_batch(digits.load().test, 3)
     assert plain.segments is None
+
+
+def test_plain_batch__shows_the_view_of_the_data_set(data: Dataset) -> None:
+    centre = replace(data, view_size=20, view="centre")
+    batch = make_training(centre, Oracle(num_masks=3)).plain_batch(data.test, 4)
+    assert torch.equal(batch.pixels[1] * 255, data.test.images[:4, :, 6:26, 6:26].float())
+    assert torch.equal(batch.segments[1], data.test.segments[:4, 6:26, 6:26].long())
+
+
+def test_run__images_on_the_host_give_the_same_bytes(data: Dataset, tmp_path) -> None:
+    states = []
+    for residence in ("device", "host"):
+        training = make_training(data, Oracle(num_masks=3), residence=residence, epochs=2)
+        assert training.feed.resident == (residence == "device")
+        training.run(tmp_path / residence, "test", lambda *_: None)
+        states.append(training.trainer.encoder.state_dict())
+    assert all(torch.equal(states[1][name], value) for name, value in states[0].items())

@@ -33,7 +33,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         tasks = []
         for (task, eval_data), value in results.items():
             path = folder / "results" / f"{task}-{eval_data}-{result_file}"
-            tasks.append(PlannedTask(task, eval_data, "f0", path))
+            tasks.append(PlannedTask(task, eval_data, "f0", 0, path))
             path.parent.mkdir(parents=True, exist_ok=True)
             if value is None:
                 continue

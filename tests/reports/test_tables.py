@@ -161,9 +161,9 @@ def test_write_tables__evaluation_seeds_are_averaged_first(make_run, tmp_path: P
         for (seed, eval_seed), score in scores.items()
     ]
     text = write(runs, tmp_path)["table1.md"]
-    # 41 and 51: mean 46, sample std sqrt(50); seed 2 is not finished.
+    # 41 and 51: mean 46, sample std sqrt(50); seed 2 is not finished. Heads: variance 2, 2.
     assert markdown_rows(text)[2][1] == "**46.00 ± 7.07** (n=2, 1 missing)"
-    assert "mean over its evaluation seeds" in text
+    assert "within an encoder: Linear on scenes 1.41." in text
 
 
 def test_write_tables__mixed_settings_are_said(make_run, tmp_path: Path) -> None:

@@ -1,15 +1,21 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
+from sklearn.model_selection import LeaveOneOut, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
 from benchmark.contracts import Dataset, Split, UserError
 from benchmark.encoders import ResNet
 from benchmark.streams import seeded
-from tasks.knn import KNN
+from tasks import knn
+from tasks.knn import KNN, nearest
 
 CPU = torch.device("cpu")
 SIZE = 8
@@ -75,6 +81,93 @@ def test_run__equals_a_slow_loop(k: int, temperature: float) -> None:
     assert 30 < expected < 100  # the votes were contested
 
 
+def features(images: Tensor) -> np.ndarray:
+    return np.array([features_of(image) for image in images], dtype=np.float32)
+
+
+def scikit_learn(k: int, temperature: float) -> KNeighborsClassifier:
+    def weights(distances: np.ndarray) -> np.ndarray:
+        return np.exp((1 - distances) / temperature)
+
+    return KNeighborsClassifier(k, weights=weights, metric="cosine")
+
+
+@pytest.mark.parametrize(("k", "temperature"), [(20, 0.07), (5, 0.1), (200, 0.5)])
+@pytest.mark.parametrize("cosines", [2**26, 7 * 500, 1])
+def test_run__equals_scikit_learn(
+    k: int, temperature: float, cosines: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(knn, "_COSINES", cosines)  # all at once, by sevens, one by one
+    data = overlapping(500, 120)
+    result = KNN(k=k, temperature=temperature).run(Flat(), data, eval_seed=0, device=CPU)
+    assert data.test is not None
+    vote = scikit_learn(k, temperature).fit(features(data.train.images), data.train.labels)
+    expected = 100 * vote.score(features(data.test.images), data.test.labels)
+    assert result.metrics["accuracy"] == pytest.approx(expected)
+    assert 30 < expected < 100
+    assert result.details == {}
+
+
+def test_run__choice_equals_leave_one_out_of_scikit_learn() -> None:
+    data = overlapping(50)
+    grid: dict[str, Any] = {"k": [1, 15, 49], "temperature": [0.05, 1.0]}
+    result = KNN(**grid).run(Flat(), data, eval_seed=0, device=CPU)
+    known = features(data.train.images)
+    scores = {
+        (k, t): cross_val_score(scikit_learn(k, t), known, data.train.labels, cv=LeaveOneOut())
+        for k in grid["k"]
+        for t in grid["temperature"]
+    }
+    best = max(scores, key=lambda pair: scores[pair].mean())
+    assert len({s.mean() for s in scores.values()}) > 2  # there was something to choose
+    assert result.details == {
+        "chosen": {"k": best[0], "temperature": best[1]},
+        "leave_one_out_accuracy": pytest.approx(100 * scores[best].mean()),
+    }
+    alone = KNN(k=best[0], temperature=best[1]).run(Flat(), data, eval_seed=0, device=CPU)
+    assert result.metrics == alone.metrics
+
+
+def test_run__test_labels_choose_nothing() -> None:
+    data = overlapping()
+    assert data.test is not None
+    assert data.test.labels is not None
+    shuffled = Split(data.test.images, data.test.labels.flip(0))
+    other = Dataset("toy", data.train, shuffled, data.class_names, MEAN, STD, "toy", "toy")
+    task = KNN(k=[1, 5, 20, 79], temperature=[0.05, 0.5])
+    first, second = (task.run(Flat(), d, eval_seed=0, device=CPU) for d in (data, other))
+    assert first.details == second.details
+    assert first.metrics != second.metrics
+
+
+def test_run__choice_on_some_of_the_images_is_always_the_same() -> None:
+    data = overlapping(200)
+    task = KNN(k=[1, 20], temperature=[0.05, 0.5], choose_on=40)
+    results = [task.run(Flat(), data, eval_seed=seed, device=CPU) for seed in (0, 1)]
+    assert results[0] == results[1]
+    share = results[0].details["leave_one_out_accuracy"] * 40 / 100
+    assert share == pytest.approx(round(share))  # of 40 samples
+
+
+def test_nearest__leaves_the_sample_itself_out() -> None:
+    draws = torch.Generator().manual_seed(0)
+    known = F.normalize(torch.randn(30, 5, generator=draws))
+    own = torch.tensor([7, 3, 29])
+    ((cosines, neighbours),) = nearest(known, known[own], 29, own)
+    for i, row in zip(own.tolist(), neighbours, strict=True):
+        assert sorted(row.tolist()) == [j for j in range(30) if j != i]
+    torch.testing.assert_close(cosines, (known[own] @ known.T).gather(1, neighbours).double())
+    assert (cosines.diff(dim=1) <= 0).all()
+
+
+def test_run__votes_far_away_do_not_vanish() -> None:
+    # At this temperature exp(cosine / temperature) of every neighbour is 0 or infinite.
+    data = overlapping()
+    result = KNN(k=1, temperature=1e-4).run(Flat(), data, eval_seed=0, device=CPU)
+    assert result == KNN(k=1, temperature=1.0).run(Flat(), data, eval_seed=0, device=CPU)
+    assert result == KNN(k=20, temperature=1e-4).run(Flat(), data, eval_seed=0, device=CPU)
+
+
 def test_run__weights_matter() -> None:
     data = overlapping()
     results = [
@@ -103,6 +196,9 @@ def test_run__encoder_is_untouched(training: bool) -> None:
 def test_run__more_neighbours_than_images_is_an_error() -> None:
     with pytest.raises(UserError, match="k=20 exceeds the 10 training images of 'toy'"):
         KNN().run(Flat(), overlapping(train=10), eval_seed=0, device=CPU)
+    KNN(k=10).check(Flat(), overlapping(train=10))
+    with pytest.raises(UserError, match="k=10 exceeds the 9 training images of 'toy' that"):
+        KNN(k=[1, 10]).check(Flat(), overlapping(train=10))
 
 
 def test_run__features_that_are_not_finite_are_an_error() -> None:
@@ -114,10 +210,26 @@ def test_run__features_that_are_not_finite_are_an_error() -> None:
         KNN().run(Broken(), overlapping(), eval_seed=0, device=CPU)
 
 
-def test_knn__refuses_values_out_of_range() -> None:
-    with pytest.raises(UserError, match="k=0 must be at least 1"):
-        KNN(k=0)
-    with pytest.raises(UserError, match=r"temperature=0\.0 must be above 0"):
-        KNN(temperature=0.0)
-    with pytest.raises(UserError, match="precision=fp8 is not one of fp32, bf16"):
-        KNN(precision="fp8")
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"k": 0}, "k=0 must be at least 1"),
+        ({"k": [5, 0]}, "k=0 must be at least 1"),
+        ({"k": []}, r"k=\[\] and temperature=\[0.07\] must each name one value or more"),
+        ({"temperature": 0.0}, r"temperature=0\.0 must be above 0"),
+        ({"temperature": [0.1, -1.0]}, r"temperature=-1\.0 must be above 0"),
+        ({"choose_on": 0}, "choose_on=0 must be at least 1"),
+        ({"precision": "fp8"}, "precision=fp8 is not one of fp32, bf16"),
+    ],
+)
+def test_knn__refuses(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        KNN(**settings)
+
+
+def test_protocol__states_every_number() -> None:
+    assert "Vote of the 20 training samples" in KNN().protocol
+    assert "leave-one-out" not in KNN().protocol
+    protocol = KNN(k=[1, 5], temperature=[0.05, 0.1], choose_on=500).protocol
+    for part in ("Vote of the (1 or 5) training", "exp(cosine / (0.05 or 0.1))", "on 500 training"):
+        assert part in protocol

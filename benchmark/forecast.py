@@ -1,0 +1,189 @@
+"""What a command line would do, and how long that would take on the device at hand."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from rich.table import Column, Table
+from torch.utils.flop_counter import FlopCounterMode
+
+from benchmark.build import build_encoder, build_pretraining, build_task
+from benchmark.checkpoint import epochs_done
+from benchmark.contracts import Dataset
+from benchmark.plan import Planned, Planner
+from benchmark.pretrain import Pretraining
+from benchmark.resolve import resolve_device
+
+# Images of the steps that are timed: enough for a GPU to be busy, few enough for a CPU to be quick.
+_TIMED_IMAGES = {"cuda": 256, "cpu": 32}
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is left to do, in floating-point operations and seconds."""
+
+    flops: float = 0.0
+    seconds: float = 0.0
+
+    def __add__(self, other: Work) -> Work:
+        return Work(self.flops + other.flops, self.seconds + other.seconds)
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """One planned run.
+
+    Attributes:
+        planned: the run.
+        epochs_done: epochs of its pretraining that are there; None if all of it is.
+        tasks_done: names of the tasks whose results are there.
+        pretraining, tasks: what is left.
+    """
+
+    planned: Planned
+    epochs_done: int | None
+    tasks_done: tuple[str, ...]
+    pretraining: Work
+    tasks: Work
+
+
+class Forecaster:
+    """Forecasts runs; each configuration is measured once, whatever its seeds."""
+
+    def __init__(self, planner: Planner) -> None:
+        self._planner = planner
+        self._steps: dict[str, Work] = {}
+        self._forwards: dict[tuple[str, int], Work] = {}
+
+    def forecast(self, planned: Planned) -> Forecast:
+        """What is left of a run.
+
+        The cost of a step is measured on a few images; that of a task is the passes of its images
+        through the encoder, which leaves the heads and the reading of the data out.
+        """
+        run, cfg = planned.run, planned.cfg
+        torch.set_num_threads(cfg.threads)
+        there = run.encoder_file.exists() and run.pretraining_file.exists()
+        epochs = None if there else epochs_done(run.folder / "checkpoints")
+        pretraining = Work()
+        if epochs is not None and cfg.control in (None, "supervised"):
+            data = self._planner.data(cfg)
+            training = build_pretraining(cfg, data, resolve_device(cfg.device))
+            images = (cfg.epochs - epochs) * training.images_per_epoch
+            pretraining = _times(self._step(run.hash8, training), images)
+        left = [task for task in run.tasks if not task.result.exists()]
+        tasks = Work()
+        for task in left:
+            node = cfg.tasks[task.name]
+            task_data = self._planner.task_data(cfg, task.name)
+            passes = build_task(node).passes(task_data)
+            tasks += _times(self._forward(planned, task_data), passes)
+        names = tuple(t.name for t in run.tasks if t not in left)
+        return Forecast(planned, epochs, names, pretraining, tasks)
+
+    def _step(self, hash8: str, training: Pretraining) -> Work:
+        """Training on one image."""
+        if hash8 not in self._steps:
+            flops = training.cost_per_image().flops
+            count = min(_TIMED_IMAGES[training.device.type], training.batch_size)
+            index = torch.arange(count, device=training.device)
+
+            def step() -> None:
+                batch = training.batch(0, 0, index, training.feed.take(index))
+                training.trainer.step(batch, 0)
+
+            self._steps[hash8] = Work(flops, _timed(step, training.device) / count)
+        return self._steps[hash8]
+
+    def _forward(self, planned: Planned, data: Dataset) -> Work:
+        """One image forward through the encoder."""
+        key = (planned.run.encoder, data.image_size)
+        if key not in self._forwards:
+            device = resolve_device(planned.cfg.device)
+            encoder = build_encoder(planned.cfg).to(device).eval()
+            count = _TIMED_IMAGES[device.type]
+            images = torch.zeros(count, 3, data.image_size, data.image_size, device=device)
+            with torch.no_grad(), FlopCounterMode(display=False) as counter:
+                encoder(images)
+
+            @torch.no_grad()
+            def forward() -> None:
+                encoder(images)
+
+            seconds = _timed(forward, device) / count
+            self._forwards[key] = Work(counter.get_total_flops() / count, seconds)
+        return self._forwards[key]
+
+
+def forecast_table(forecasts: Sequence[Forecast], jobs: int) -> Table:
+    """Forecasts as a table to print; a line per configuration, with the sum at the end."""
+    device = resolve_device(forecasts[0].planned.cfg.device)
+    table = Table(
+        Column("run", no_wrap=True), "seeds", "pretraining", "tasks", "PFLOP", "hours", box=None
+    )
+    total = sum((f.pretraining + f.tasks for f in forecasts), Work())
+    for same in _by_configuration(forecasts):
+        run = same[0].planned.run
+        left = sum((f.pretraining + f.tasks for f in same), Work())
+        table.add_row(
+            run.folder.parent.name,
+            " ".join(str(f.planned.run.seed) for f in same),
+            _pretraining_state(same),
+            _task_state(same),
+            _rounded(left.flops / 1e15),
+            _rounded(left.seconds / 3600),
+        )
+    at_a_time = f"{jobs} runs at a time" if jobs > 1 else "one run at a time"
+    table.caption = (
+        f"left on this {device.type} device, {at_a_time}: {_rounded(total.flops / 1e15)} PFLOP, "
+        f"about {_rounded(total.seconds / 3600 / jobs)} hours; steps timed on "
+        f"{_TIMED_IMAGES[device.type]} images, heads of tasks left out"
+    )
+    return table
+
+
+def _by_configuration(forecasts: Sequence[Forecast]) -> Iterator[list[Forecast]]:
+    groups: dict[str, list[Forecast]] = {}
+    for forecast in forecasts:
+        groups.setdefault(str(forecast.planned.run.folder.parent), []).append(forecast)
+    yield from groups.values()
+
+
+def _pretraining_state(same: Sequence[Forecast]) -> str:
+    done = sum(f.epochs_done is None for f in same)
+    text = f"{done} of {len(same)} there"
+    begun = [f"seed {f.planned.run.seed} at epoch {f.epochs_done}" for f in same if f.epochs_done]
+    return f"{text} ({', '.join(begun)})" if begun else text
+
+
+def _task_state(same: Sequence[Forecast]) -> str:
+    names = list(dict.fromkeys(t.name for f in same for t in f.planned.run.tasks))
+    words = []
+    for name in names:
+        planned = sum(t.name == name for f in same for t in f.planned.run.tasks)
+        done = sum(n == name for f in same for n in f.tasks_done)
+        words.append(name if not done else f"{name} ({done} of {planned} there)")
+    return ", ".join(words)
+
+
+def _times(work: Work, count: int) -> Work:
+    return Work(work.flops * count, work.seconds * count)
+
+
+def _timed(call: Callable[[], None], device: torch.device) -> float:
+    """Seconds of the fastest of three calls, after one that warms up."""
+    seconds = []
+    for _ in range(4):
+        started = time.perf_counter()
+        call()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        seconds.append(time.perf_counter() - started)
+    return min(seconds[1:])
+
+
+def _rounded(value: float) -> str:
+    return f"{value:.3g}" if value else "0"

@@ -1,0 +1,128 @@
+"""From a composed configuration to a typed and checked one, on the machine at hand."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from benchmark.config import Config
+from benchmark.contracts import UserError, at_least
+from benchmark.precision import native_precision
+
+CONTROLS = ("untrained", "supervised")
+
+
+def resolve_device(name: str) -> torch.device:
+    """The device that ``device=auto|cpu|cuda`` means here.
+
+    Raises:
+        UserError: for another name, or cuda where there is none.
+    """
+    if name not in ("auto", "cpu", "cuda"):
+        raise UserError(f"device={name} is not one of auto, cpu, cuda")
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise UserError("device=cuda, but torch finds no CUDA device here; use device=auto or cpu")
+    return torch.device("cuda" if available and name != "cpu" else "cpu")
+
+
+def check_writable(folder: Path) -> None:
+    """Refuse a folder in which nothing can be written, without creating it.
+
+    Raises:
+        UserError: naming the folder that is in the way.
+    """
+    try:
+        existing = next(p for p in (folder, *folder.absolute().parents) if p.exists())
+        with tempfile.TemporaryFile(dir=existing):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be written ({error.strerror}); choose another runs_dir"
+        ) from error
+
+
+def typed(composed: DictConfig) -> Config:
+    """The resolved configuration as a plain object, without Hydra's own node."""
+    plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    if plain.precision == "auto":  # before what refers to it is resolved
+        plain.precision = native_precision(resolve_device(plain.device))
+    # Merging into the schema once more refuses keys that +key=value added at the root.
+    cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
+    assert isinstance(cfg, Config)
+    cfg.tasks = {name: _like(name, cfg.tasks) for name in cfg.tasks}
+    return cfg
+
+
+def _like(name: str, tasks: Mapping[str, Any]) -> Any:
+    """The node of a task, with everything that it takes over from the task it is ``like``.
+
+    What is like a task that is left out is left out too.
+    """
+    node = tasks[name]
+    if not isinstance(node, dict) or "like" not in node:
+        return node
+    model = tasks.get(node["like"], {"like": None})
+    if not isinstance(model, dict):
+        return model
+    if "like" in model:
+        known = [other for other, n in tasks.items() if isinstance(n, dict) and "like" not in n]
+        raise UserError(f"tasks.{name}.like={node['like']} is not one of {', '.join(known)}")
+    return {**model, **{key: value for key, value in node.items() if key != "like"}}
+
+
+def check_numbers(cfg: Config) -> None:
+    """Refuse root keys out of range, and a runs_dir that cannot be written.
+
+    Raises:
+        UserError: naming the first.
+    """
+    at_least(0, seed=cfg.seed, epochs=cfg.epochs)
+    if not cfg.eval_seeds or len(set(cfg.eval_seeds)) < len(cfg.eval_seeds):
+        raise UserError(f"eval_seeds={cfg.eval_seeds} must be a list of different numbers")
+    for seed in cfg.eval_seeds:
+        at_least(0, eval_seeds=seed)
+    at_least(2, batch_size=cfg.batch_size)
+    at_least(
+        1,
+        threads=cfg.threads,
+        log_every_steps=cfg.log_every_steps,
+        checkpoint_every_epochs=cfg.checkpoint_every_epochs,
+    )
+    if cfg.jobs is not None and cfg.jobs < 1:
+        raise UserError(f"jobs={cfg.jobs} must be at least 1, or null")
+    if cfg.schedule.per not in ("epoch", "step"):
+        raise UserError(f"schedule.per={cfg.schedule.per} is not one of epoch, step")
+    for key in ("warmup_epochs", "warmup_start_lr"):
+        if getattr(cfg.schedule, key) < 0:
+            raise UserError(f"schedule.{key}={getattr(cfg.schedule, key)} must not be negative")
+    if unknown := set(cfg.controls) - set(CONTROLS):
+        raise UserError(f"controls={cfg.controls}: {unknown.pop()} is not one of {CONTROLS}")
+    if cfg.probe.lr < 0:
+        raise UserError(f"probe.lr={cfg.probe.lr} must not be negative")
+    resolve_device(cfg.device)
+    check_writable(Path(cfg.runs_dir))
+
+
+def task_names(cfg: Config) -> list[str]:
+    """The tasks to run, in the order of ``tasks``; those switched off with null are none.
+
+    Raises:
+        UserError: for a name that ``tasks`` does not have.
+    """
+    asked = [cfg.task] if isinstance(cfg.task, str) else cfg.task
+    known = [name for name, node in cfg.tasks.items() if node is not None]
+    if asked is None:
+        return known
+    if not isinstance(asked, list) or (unknown := [t for t in asked if t not in cfg.tasks]):
+        wrong = asked if not isinstance(asked, list) else unknown[0]
+        raise UserError(
+            f"task={wrong} is not one of {', '.join(cfg.tasks)}; several are written as "
+            "'task=[linear,knn]'"
+        )
+    return [name for name in known if name in asked]

@@ -1,0 +1,66 @@
+"""How well the masks that a method draws match the objects of the images."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from torch import nn
+
+from benchmark.contracts import Dataset, SavedMasks, Task, TaskResult, UserError
+from benchmark.mask_metrics import with_controls
+from benchmark.views import plain_segments
+
+
+class MaskQuality(Task[SavedMasks]):
+    """Scores of `benchmark.mask_metrics` of the first test images, each with its two controls.
+
+    Nothing is trained and nothing is random. A score says something about objects only above the
+    same score of another image's masks and of the mean mask.
+    """
+
+    version: ClassVar[int] = 1
+    needs: ClassVar[Literal["labels", "pixel_labels", "segments"]] = "segments"
+    scores: ClassVar[Literal["encoder", "masks"]] = "masks"
+    seeded: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        self.protocol = (
+            "Masks of the first un-augmented test images against their objects, on hard labels: a "
+            "pixel belongs to the slot that hides it most, and to none where no slot hides more "
+            "than half of it; adjusted Rand index and segmentation covering, over all pixels and "
+            "over those of objects (foreground), and best intersection over union of a slot with "
+            "each object, per image and then averaged, in percent; other_image: with the masks of "
+            "another image, mean_mask: with the mean of all masks."
+        )
+
+    def unsuited(self, encoder: nn.Module) -> str | None:
+        """Why there are no masks of this method to score, or None if there are."""
+        return None if encoder.hides else f"{type(encoder).__name__} hides nothing"
+
+    def run(
+        self, subject: SavedMasks, data: Dataset, *, eval_seed: int, device: torch.device
+    ) -> TaskResult:
+        """Score the masks of the first images of ``data.test``; no seed has an influence."""
+        masks = subject.masks
+        known = None if data.test is None else data.test.segments
+        if known is None:
+            raise UserError(
+                f"mask_quality: data {data.name!r} has no objects in its test split; choose data "
+                "that has them or leave the task out"
+            )
+        segments = plain_segments(known[: len(masks)], data.view_size, data.view).numpy()
+        if segments.shape != (len(masks), *masks.shape[2:]):
+            raise UserError(
+                f"mask_quality: the masks are of {len(masks)} images of {masks.shape[-1]} pixels, "
+                f"and {data.name!r} has {len(segments)} of {segments.shape[-1]}; score masks on "
+                "the data of pretraining"
+            )
+        if not segments.any():
+            raise UserError(
+                f"mask_quality: the first {len(masks)} test images of {data.name!r} show no "
+                "object; leave the task out"
+            )
+        found = with_controls(masks, segments)
+        metrics = {name: 100 * value for name, value in found.items()}
+        return TaskResult(metrics, {"images": masks.shape[0], "masks": masks.shape[1]})

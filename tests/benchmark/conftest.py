@@ -1,0 +1,90 @@
+"""A small folder of pictures and what the tests of packing do with it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from benchmark.contracts import UserError
+from benchmark.packs import journal, packing
+from benchmark.packs.manifest import Recipe
+from benchmark.progress import Emit
+from benchmark.sources.files import FolderExamples
+from benchmark.sources.folder import Folder
+
+
+class StoppedError(Exception):
+    """Ends a packing where a test wants it."""
+
+
+class Pets:
+    """60 pictures of 12 x 10 pixels: 2 splits of 2 classes of 15."""
+
+    count = 60
+    stopped = StoppedError
+
+    def __init__(self, folder: Path) -> None:
+        self.source = folder / "source"
+        self.packs = folder / "packs"
+        self.reads: list[str] = []  # origins of the pictures that this process has read
+        for k in range(self.count):
+            split, class_name = ("train", "test")[k % 2], ("cat", "dog")[k // 2 % 2]
+            path = self.source / split / class_name / f"{k:03}.png"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pixels = np.random.default_rng(k).integers(0, 256, (10, 12, 3), np.uint8)
+            Image.fromarray(pixels).save(path)
+
+    @property
+    def files(self) -> list[Path]:
+        """The pictures in the order of a pack."""
+        splits = (self.source / "train", self.source / "test")
+        return [path for split in splits for path in sorted(split.glob("*/*"))]
+
+    def recipe(self, name="pets", **settings) -> Recipe:
+        return Recipe(name, self.packs, Folder(["train", "test"], **settings), 8)
+
+    def make(self, wanted=None, workers=1, replace=False, emit=lambda event: None) -> bool:
+        wanted = wanted or self.recipe()
+        return packing.prepare(
+            wanted, self.source, workers=workers, trust=False, replace=replace, emit=emit
+        )
+
+    def refused(self, message: str, *arguments, **settings) -> None:
+        with pytest.raises(UserError) as caught:
+            self.make(*arguments, **settings)
+        text = str(caught.value)
+        assert re.search(message, text), text
+        assert "\n" not in text
+
+    def stop_at(self, chunks: int) -> Emit:
+        """Ends a packing when that many chunks of 7 pictures are done."""
+        done = []
+
+        def emit(event):
+            done.append(event.step is not None)
+            if sum(done) == chunks:
+                raise self.stopped
+
+        return emit
+
+    def stop(self, chunks: int, wanted=None) -> None:
+        with pytest.raises(self.stopped):
+            self.make(wanted, emit=self.stop_at(chunks))
+
+
+@pytest.fixture
+def pets(tmp_path, monkeypatch) -> Pets:
+    monkeypatch.setattr(journal, "_CHUNK_IMAGES", 7)
+    made = Pets(tmp_path)
+    read = FolderExamples.read
+
+    def counted(self, index):
+        made.reads.append(self.origin(index))
+        return read(self, index)
+
+    monkeypatch.setattr(FolderExamples, "read", counted)
+    return made

@@ -1,0 +1,26 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from sklearn.metrics import top_k_accuracy_score
+from torch import nn
+
+from tasks import accuracy
+from tasks.accuracy import accuracies
+
+
+@pytest.mark.parametrize("num_classes", [3, 9, 10, 40])
+def test_accuracies__equal_scikit_learn(num_classes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(accuracy, "EVAL_BATCH", 2)  # several parts
+    draws = torch.Generator().manual_seed(num_classes)
+    labels = torch.randint(0, num_classes, (500,), generator=draws)
+    scores = torch.randn(500, num_classes, generator=draws)
+    scores[torch.arange(500), labels] += 1
+    found = accuracies(nn.Identity(), scores, labels)
+    ks = {"accuracy": 1} | ({"accuracy_top5": 5} if num_classes >= 10 else {})
+    assert list(found) == list(ks)
+    for name, k in ks.items():
+        known = range(num_classes)
+        expected = 100 * top_k_accuracy_score(labels, scores, k=k, labels=known)
+        if num_classes > 2:
+            assert found[name] == pytest.approx(expected)
