@@ -239,6 +239,8 @@ class _Job:
         )
         name, value = next(iter(result.metrics.items()))
         self.say(f"{task.name} on {task.data}: {name} {value:.2f}")
+        if warning := result.details.get("warning"):
+            self.say(f"{task.name} on {task.data}: {warning}")
 
 
 def _whole_result(task: PlannedTask, encoder_sha256: str, cfg: Config) -> bool:
