@@ -14,7 +14,6 @@ from benchmark.build import build_encoder, build_pretraining, build_task
 from benchmark.checkpoint import epochs_done
 from benchmark.contracts import Dataset
 from benchmark.plan import Planned, Planner
-from benchmark.pretrain import Pretraining
 from benchmark.resolve import resolve_device
 
 # Images of the steps that are timed: enough for a GPU to be busy, few enough for a CPU to be quick.
@@ -55,7 +54,7 @@ class Forecaster:
 
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
-        self._steps: dict[str, Work] = {}
+        self._epochs: dict[str, Work] = {}
         self._forwards: dict[tuple[str, int], Work] = {}
 
     def forecast(self, planned: Planned) -> Forecast:
@@ -70,10 +69,7 @@ class Forecaster:
         epochs = None if there else epochs_done(run.folder / "checkpoints")
         pretraining = Work()
         if epochs is not None and cfg.control in (None, "supervised"):
-            data = self._planner.data(cfg)
-            training = build_pretraining(cfg, data, resolve_device(cfg.device))
-            images = (cfg.epochs - epochs) * training.images_per_epoch
-            pretraining = _times(self._step(run.hash8, training), images)
+            pretraining = _times(self._epoch(planned), cfg.epochs - epochs)
         left = [task for task in run.tasks if not task.result.exists()]
         tasks = Work()
         for task in left:
@@ -84,9 +80,12 @@ class Forecaster:
         names = tuple(t.name for t in run.tasks if t not in left)
         return Forecast(planned, epochs, names, pretraining, tasks)
 
-    def _step(self, hash8: str, training: Pretraining) -> Work:
-        """Training on one image."""
-        if hash8 not in self._steps:
+    def _epoch(self, planned: Planned) -> Work:
+        """Training for one epoch."""
+        run, cfg = planned.run, planned.cfg
+        if run.hash8 not in self._epochs:
+            data = self._planner.data(cfg)
+            training = build_pretraining(cfg, data, resolve_device(cfg.device))
             flops = training.cost_per_image().flops
             count = min(_TIMED_IMAGES[training.device.type], training.batch_size)
             index = torch.arange(count, device=training.device)
@@ -95,24 +94,25 @@ class Forecaster:
                 batch = training.batch(0, 0, index, training.feed.take(index))
                 training.trainer.step(batch, 0)
 
-            self._steps[hash8] = Work(flops, _timed(step, training.device) / count)
-        return self._steps[hash8]
+            per_image = Work(flops, _timed(step, training.device) / count)
+            self._epochs[run.hash8] = _times(per_image, training.images_per_epoch)
+        return self._epochs[run.hash8]
 
     def _forward(self, planned: Planned, data: Dataset) -> Work:
         """One image forward through the encoder."""
-        key = (planned.run.encoder, data.image_size)
+        key = (repr(planned.cfg.encoder), data.image_size)  # its name leaves the width out
         if key not in self._forwards:
             device = resolve_device(planned.cfg.device)
             encoder = build_encoder(planned.cfg).to(device).eval()
             count = _TIMED_IMAGES[device.type]
             images = torch.zeros(count, 3, data.image_size, data.image_size, device=device)
-            with torch.no_grad(), FlopCounterMode(display=False) as counter:
-                encoder(images)
 
             @torch.no_grad()
             def forward() -> None:
                 encoder(images)
 
+            with FlopCounterMode(display=False) as counter:
+                forward()
             seconds = _timed(forward, device) / count
             self._forwards[key] = Work(counter.get_total_flops() / count, seconds)
         return self._forwards[key]

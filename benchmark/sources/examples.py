@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int64
+from jaxtyping import Int64, Shaped
 from PIL import Image
 
 from benchmark.sources.source import Examples, Sample
@@ -34,6 +34,11 @@ def read_image(path: Path) -> Image.Image:
     with Image.open(path) as image:
         image.load()
     return image
+
+
+def compact(names: Iterable[str]) -> Shaped[np.ndarray, "n"]:
+    """Names of files as bytes of one length: a tenth of the memory of as many strings."""
+    return np.array([os.fsencode(name) for name in names], np.bytes_)
 
 
 @dataclass(frozen=True)
@@ -86,7 +91,7 @@ def list_files(
     listing: Path,
 ) -> FileExamples:
     """Images in files of their own, by their paths in ``folder``; writes ``listing``."""
-    encoded = np.array([os.fsencode(name) for name in names], np.bytes_)
+    encoded = compact(names)
     encoded.tofile(listing)
     return FileExamples(folder, listing, encoded.itemsize, len(encoded), labels)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import ClassVar
@@ -15,18 +15,13 @@ from benchmark.sources.examples import read_image
 from benchmark.sources.source import Examples, Sample
 
 
-def compact(names: Iterable[str]) -> Shaped[np.ndarray, "n"]:
-    """Names of files as bytes of one length: a tenth of the memory of as many strings."""
-    return np.array([os.fsencode(name) for name in names], np.bytes_)
-
-
 @dataclass(frozen=True)
 class FolderExamples(Examples):
     """Images of a folder, in one subfolder per class or without classes.
 
     Attributes:
         folder: what the names are relative to.
-        names: of the files, as `compact` makes them, class by class.
+        names: of the files, as `benchmark.sources.examples.compact` makes them, class by class.
         labels: as in the contract.
         class_names: of the subfolders; empty without classes.
     """

@@ -11,7 +11,8 @@ from typing import ClassVar
 import numpy as np
 
 from benchmark.contracts import UserError
-from benchmark.sources.files import FolderExamples, compact
+from benchmark.sources.examples import compact
+from benchmark.sources.files import FolderExamples
 from benchmark.sources.source import Contents, Source
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")

@@ -14,7 +14,8 @@ import pytest
 
 from benchmark.packs.filling import Filler
 from benchmark.packs.workers import WorkerDiedError, share_out
-from benchmark.sources.files import FolderExamples, compact
+from benchmark.sources.examples import compact
+from benchmark.sources.files import FolderExamples
 
 double = partial(operator.mul, 2)
 
