@@ -136,3 +136,11 @@ def test_run__pflops_buy_epochs(cli, tmp_path: Path) -> None:
     assert "does not pay for one epoch of methods.random_patches.RandomPatches" in cli(
         *line, f"pflops={0.9 * flops / 1e15}", status=2
     )
+
+
+def test_run__dry_run_tells_encoders_of_one_name_apart(cli) -> None:
+    widths = ("encoder.width=8,16", "controls=[]", "task=knn")
+    out = cli("-m", "method=untrained", "seed=0", *widths, "dry_run=true")
+    operations = [float(row.split()[-2]) for row in out.splitlines() if "untrained-" in row]
+    assert len(operations) == 2
+    assert max(operations) > 2 * min(operations)
