@@ -10,9 +10,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from benchmark.build import nested_nodes, target
 from benchmark.config import Config
 from benchmark.contracts import Dataset, UserError
+from benchmark.instantiate import nested_nodes, target
 
 _SUITE = Path(__file__).resolve().parents[1]
 # Keys of the configuration that change results; data enters by its fingerprint, not its path.

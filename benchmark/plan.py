@@ -13,7 +13,6 @@ from benchmark.build import (
     build_pretraining,
     build_task,
     build_trainer,
-    instantiate,
     load_data,
     normalised_as,
     pretraining_split,
@@ -23,6 +22,7 @@ from benchmark.contracts import Dataset, UserError
 from benchmark.files import sha256_of
 from benchmark.foreign import FORMATS, load_foreign
 from benchmark.hashing import result_payload, short_hash, version_of
+from benchmark.instantiate import instantiate
 from benchmark.resolve import (
     CONTROLS,
     check_numbers,

@@ -31,9 +31,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from benchmark.build import instantiate, target
 from benchmark.config import CONFIG_MODULE, compose, one_sentence
 from benchmark.contracts import UserError
+from benchmark.instantiate import instantiate, target
 from benchmark.packs.manifest import MANIFEST, DamagedPackError, Recipe
 from benchmark.packs.pack import Pack, load
 from benchmark.packs.packing import prepare

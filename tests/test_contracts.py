@@ -15,8 +15,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.build import build_trainer, instantiate, load_data
+from benchmark.build import build_trainer, load_data
 from benchmark.checkpoint import load_checkpoint, load_encoder, save_checkpoint, save_encoder
+from benchmark.instantiate import instantiate
 from benchmark.metrics import StepBuffer
 from benchmark.plan import Planner
 from benchmark.pretrain import Pretraining, Schedule

@@ -1,59 +1,113 @@
-"""Memory of training from a memory-mapped pack, beside one ten times as large.
+"""Memory of pretraining from a memory-mapped pack, beside one with ten times the images.
 
     python tests/bench/memory.py
 
-prints a line per pack in a minute. The images are noise, 96 px, in a temporary folder (3 GB).
+packs 5,000 and 50,000 images of noise, 96 px, in a temporary folder (1.5 GB), and starts the real
+command with `residence=host` on each. Each trains for a minute and is then killed: the table shows
+the most memory of its own that it had in that time, which is to be the same for both, and the most
+pages of files, which the system takes back when others need them. Three minutes.
 """
 
 from __future__ import annotations
 
-import json
+import os
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 
-COUNTS = (10_000, 100_000)
+from benchmark.packs.manifest import Recipe
+from benchmark.packs.packing import prepare
+from benchmark.sources.source import Contents, Examples, Sample, Source
+
+ROOT = Path(__file__).parents[2]
+COUNTS = (5_000, 50_000)
 SIZE = 96
+SECONDS = 60
 
-TRAIN = """
-import json, sys, numpy as np, torch
-from benchmark.contracts import Split
-from benchmark.feed import Feed
-from benchmark.streams import permutation
-torch.set_num_threads(1)
-images = torch.from_numpy(np.load(sys.argv[1], mmap_mode="c"))
-feed = Feed(Split(images), torch.device("cpu"), segments=False, residence="host")
-order = permutation(0, "order", 0, len(images))
-total = 0
-for samples in feed.batches(order[: 256 * 30].split(256)):
-    total += int(samples.images.sum())
-status = dict(l.split(":", 1) for l in open("/proc/self/status").read().splitlines())
-print(json.dumps({key: int(status[key].split()[0]) // 1024 for key in ("RssAnon", "RssFile")}))
-"""
+
+class NoiseExamples(Examples):
+    """Images of noise."""
+
+    def __init__(self, count: int) -> None:
+        self.labels = {"class": np.arange(count) % 10}
+
+    def __len__(self) -> int:
+        return len(self.labels["class"])
+
+    def read(self, index: int) -> Sample:
+        pixels = np.random.default_rng(index).integers(0, 256, (SIZE, SIZE, 3), np.uint8)
+        return Sample(Image.fromarray(pixels))
+
+    def origin(self, index: int) -> str:
+        return f"image {index}"
+
+
+class Noise(Source):
+    """As many images as one likes."""
+
+    version = 1
+    expects = "nothing"
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def open(self, folder: Path, scratch: Path, *, trust: bool) -> Contents:
+        splits: dict[str, Examples] = {
+            "train": NoiseExamples(self.count),
+            "test": NoiseExamples(100),
+        }
+        return Contents(splits, {"class": tuple("abcdefghij")}, files=())
+
+
+def train(name: str, count: int, folder: Path) -> tuple[int, int]:
+    """Train on a pack for a minute.
+
+    Returns:
+        The most own memory and the most pages of files, in MB.
+    """
+    command = [sys.executable, "benchmark/run.py", "method=random", "residence=host"]
+    command += [f"runs_dir={folder}/runs", f"data_dir={folder}", "data=images"]
+    command += [f"data.name={name}", f"data.stored_size={SIZE}", "data.image_size=32"]
+    command += ["~data.source", f"+data.source={{_target_: memory.Noise, count: {count}}}"]
+    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
+    environment = {**os.environ, "PYTHONPATH": path}
+    process = subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL)
+    own, pages, started = 0, 0, time.monotonic()
+    while time.monotonic() < started + SECONDS:
+        time.sleep(0.1)
+        if process.poll() is not None:
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}")
+        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        status = dict(line.split(":", 1) for line in lines)
+        own = max(own, int(status["RssAnon"].split()[0]) // 1000)
+        pages = max(pages, int(status["RssFile"].split()[0]) // 1000)
+    process.kill()
+    process.wait()
+    return own, pages
 
 
 def main() -> None:
-    """Write two packs' images, gather the same number of batches from each, print the memory."""
-    print("images    GB   own memory MB   pages of the file MB")
-    with tempfile.TemporaryDirectory() as folder:
+    """Pack, train and print the table."""
+    print("| images | GB | own memory MB | pages of files MB |")
+    print("|---|---|---|---|")
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
         for count in COUNTS:
-            file = Path(folder) / f"{count}.npy"
-            shape = (count, 3, SIZE, SIZE)
-            array = np.lib.format.open_memmap(file, "w+", np.uint8, shape)
-            draw = np.random.default_rng(0)
-            for start in range(0, count, 1000):
-                array[start : start + 1000] = draw.integers(0, 256, (1000, *shape[1:]), np.uint8)
-            array.flush()
-            del array
-            command = [sys.executable, "-c", TRAIN, str(file)]
-            done = subprocess.run(command, capture_output=True, text=True, check=True)
-            memory = json.loads(done.stdout)
-            size = file.stat().st_size / 1e9
-            print(f"{count:6d} {size:5.1f} {memory['RssAnon']:15d} {memory['RssFile']:22d}")
+            recipe = Recipe(f"noise-{count}", folder, Noise(count), SIZE)
+            prepare(recipe, folder, workers=2, trust=False, replace=False, emit=lambda event: None)
+            own, pages = train(recipe.name, count, folder)
+            size = (recipe.folder / "images.npy").stat().st_size / 1e9
+            print(f"| {count:,} | {size:.2f} | {own} | {pages} |")
 
 
 if __name__ == "__main__":
-    main()
+    # Packs name the class of their source by its module, which is not to be __main__.
+    sys.path.insert(0, str(Path(__file__).parent))
+    import memory
+
+    memory.main()

@@ -10,10 +10,10 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from benchmark.build import instantiate
 from benchmark.checkpoint import load_encoder, save_encoder
 from benchmark.contracts import Dataset, Encoder, Split, UserError
 from benchmark.encoders import ResNet
+from benchmark.instantiate import instantiate
 from benchmark.objectives import BYOL, SimCLR
 from benchmark.streams import seeded
 from benchmark.timm_encoder import TimmEncoder

@@ -15,9 +15,9 @@ from omegaconf import OmegaConf
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from benchmark.build import instantiate
 from benchmark.config import compose
 from benchmark.contracts import Batch, MaskingMethod, Proposal, UserError
+from benchmark.instantiate import instantiate
 from benchmark.plan import Planner
 from benchmark.scenes import load as load_scenes
 from benchmark.streams import Streams

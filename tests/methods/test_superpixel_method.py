@@ -8,9 +8,9 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 
-from benchmark.build import instantiate
 from benchmark.config import compose
 from benchmark.contracts import Batch, UserError
+from benchmark.instantiate import instantiate
 from benchmark.scenes import load
 from benchmark.streams import Streams
 from methods.superpixel import Superpixel
