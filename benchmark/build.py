@@ -10,12 +10,13 @@ from torch import nn
 
 from benchmark.batchnorm import RULES
 from benchmark.config import Config, NormalisationConfig
-from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Split, Task, UserError
+from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Split, Task
+from benchmark.errors import UserError
 from benchmark.hiding import Fill
 from benchmark.instantiate import Node, instantiate, target
 from benchmark.objectives import Supervised
 from benchmark.optim import build_optimiser
-from benchmark.precision import autocast
+from benchmark.precision import check_precision
 from benchmark.pretrain import Pretraining, Schedule
 from benchmark.probe import OnlineProbe
 from benchmark.streams import seeded
@@ -87,7 +88,7 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
     """
     if cfg.batchnorm not in RULES:
         raise UserError(f"batchnorm={cfg.batchnorm} is not one of {', '.join(RULES)}")
-    autocast(cfg.precision, device)  # refuses an unknown precision
+    check_precision(cfg.precision)
     encoder = build_encoder(cfg)
     feature_dim = encoder.feature_dim
     num_classes = len(data.class_names)

@@ -18,7 +18,7 @@ from hydra.errors import (
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 
 CONFIG_MODULE = "benchmark.conf"
 HYDRA_VERSION_BASE = "1.3"
@@ -118,6 +118,7 @@ class Config:
     dry_run: bool = MISSING
     jobs: int | None = None
     runs_dir: str = MISSING
+    tables_dir: str = MISSING
     data_dir: str = MISSING
     log_every_steps: int = MISSING
     log_limits: bool = MISSING
@@ -127,7 +128,7 @@ class Config:
 ConfigStore.instance().store(name="schema", node=Config)
 
 
-GROUPS = ("method", "objective", "encoder", "data", "preset", "evaluation")
+GROUPS = ("method", "objective", "encoder", "data", "preset", "evaluation", "experiment")
 
 
 @contextmanager
@@ -170,6 +171,9 @@ def _nearest(key: str, overrides: Sequence[str]) -> str:
     choices = [o for o in overrides if o.split("=")[0] in GROUPS or o.startswith("hydra.")]
     with hydra.initialize_config_module(CONFIG_MODULE, version_base=HYDRA_VERSION_BASE):
         known = _keys(hydra.compose("config", choices))
+    task = ".".join(key.split(".")[:2])
+    if f"{task}.like" in known:
+        return f"; {task} has the keys of the task that it is like: write +{key}=... to change one"
     matches = difflib.get_close_matches(key, known, n=1, cutoff=0.6)
     return f"; did you mean {matches[0]!r}?" if matches else "; --cfg job shows all keys"
 

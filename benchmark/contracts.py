@@ -263,6 +263,21 @@ class SavedMasks:
 Subject = TypeVar("Subject", nn.Module, SavedMasks)
 
 
+@dataclass(frozen=True)
+class Forwards:
+    """Images that go forward through a net.
+
+    Attributes:
+        net: the encoder, or what a task makes of it.
+        size: side of the images in pixels.
+        images: how many; one that comes back too counts as three.
+    """
+
+    net: nn.Module
+    size: int
+    images: int
+
+
 class Task(ABC, Generic[Subject]):
     """Scores a frozen or fine-tuned copy of an encoder, or saved masks; writes nothing itself.
 
@@ -291,35 +306,13 @@ class Task(ABC, Generic[Subject]):
             UserError: if encoder and data do not suit the task.
         """
 
-    def passes(self, data: Dataset) -> int:
-        """Images that go forward through the encoder; one that comes back too counts as three.
-
-        For the forecast of a dry run; the head is left out.
-        """
-        return len(data.train) + (0 if data.test is None else len(data.test))
+    def forwards(self, encoder: nn.Module, data: Dataset) -> list[Forwards]:
+        """What goes through the encoder, for the forecast of a dry run; heads are left out."""
+        images = len(data.train) + (0 if data.test is None else len(data.test))
+        return [Forwards(encoder, data.image_size, images)]
 
     @abstractmethod
     def run(
         self, subject: Subject, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
         """Score ``subject`` on ``data.test`` after training any head on ``data.train``."""
-
-
-class UserError(ValueError):
-    """A mistake in what the user asked for: one sentence with value, allowed values, remedy."""
-
-
-def at_least(least: int, prefix: str = "", **settings: int) -> None:
-    """Refuse settings below a bound.
-
-    Args:
-        least: the bound.
-        prefix: what precedes the name of a setting in the message, as "method.".
-        settings: values by name.
-
-    Raises:
-        UserError: naming the first that is too small.
-    """
-    for name, value in settings.items():
-        if value < least:
-            raise UserError(f"{prefix}{name}={value} must be at least {least}")

@@ -13,8 +13,9 @@ from jaxtyping import Int
 from sklearn.datasets import load_digits
 from torch import Tensor
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
 from benchmark.data import channel_statistics, digests, fingerprint
+from benchmark.errors import UserError
 
 CLASS_NAMES = tuple("0123456789")
 

@@ -8,7 +8,8 @@ import torchvision.models.resnet as tv
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Encoder, Images, UserError, at_least
+from benchmark.contracts import Encoder, Images
+from benchmark.errors import UserError, at_least
 
 _DEPTHS = {
     18: (tv.BasicBlock, (2, 2, 2, 2)),

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from benchmark.contracts import Split, UserError
+from benchmark.contracts import Split
+from benchmark.errors import UserError
 
 RESIDENCES = ("auto", "device", "host")
 _SHARE = 0.5  # of the device's free memory that a resident split may take
@@ -90,7 +91,7 @@ class Feed:
                 yield waiting.popleft().result()
 
     def _moved(self, array: Tensor) -> Tensor:
-        if self.device.type != "cuda" or array.device == self.device:
+        if self.resident or self.device.type != "cuda":
             return array
         return array.pin_memory().to(self.device, non_blocking=True)
 

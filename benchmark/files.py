@@ -6,10 +6,13 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
+
+_LOCK = ".lock"
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
@@ -64,15 +67,43 @@ def exclusive(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
     """Hold a folder for one process; a second one waits and then finds the work done.
 
     The lock is the kernel's, so it goes with the process that holds it, however that ends. What
-    a killed holder left half-written is cleared away.
+    a killed holder left half-written is cleared away. The holder may `remove_held` the folder.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / ".lock").open("w") as file:
+    with _lock(folder, waiting):
+        for leftover in folder.rglob(".*.part"):
+            leftover.unlink()
+        yield
+
+
+def remove_held(folder: Path) -> None:
+    """Remove a folder that this process holds by `exclusive`; one that waits makes it again."""
+    for entry in folder.iterdir():
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        elif entry.name != _LOCK:
+            entry.unlink()
+    (folder / _LOCK).unlink()  # last: until then nobody else is in the folder
+    with suppress(OSError):  # not empty, as the next process has its lock there
+        folder.rmdir()
+
+
+def _lock(folder: Path, waiting: Callable[[], object]) -> TextIO:
+    """The locked file of a folder, which is made and may vanish meanwhile."""
+    while True:
+        try:
+            with suppress(FileExistsError):
+                folder.mkdir(parents=True)
+            file = (folder / _LOCK).open("w")
+        except FileNotFoundError:
+            if any(path.is_symlink() and not path.exists() for path in (folder, *folder.parents)):
+                raise
+            continue  # the folder, or one above it, went between the calls
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             waiting()
             fcntl.flock(file, fcntl.LOCK_EX)
-        for leftover in folder.rglob(".*.part"):
-            leftover.unlink()
-        yield
+        with suppress(FileNotFoundError):
+            if os.path.samestat(os.fstat(file.fileno()), (folder / _LOCK).stat()):
+                return file
+        file.close()  # the process before has removed this file, so it locks nothing

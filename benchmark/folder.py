@@ -1,27 +1,25 @@
 """Any folders of images as a data set, without preparing it: class subfolders, or no labels.
 
-The images are packed as `benchmark.packs.packing` does it and kept in memory; with a cache folder
-the packs are kept there, and memory-mapped by every later run.
+Each folder becomes a pack when it is first used. It is copied to memory, or kept in a cache folder
+and memory-mapped by every later run.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
+from benchmark.errors import UserError
+from benchmark.files import exclusive, remove_held
 from benchmark.packs.manifest import DamagedPackError, Recipe
 from benchmark.packs.pack import Pack, Part, assemble
-from benchmark.packs.packing import existing, state_of
+from benchmark.packs.packing import nothing_new, prepare, state_of
 from benchmark.packs.workers import num_cores
-from benchmark.packs.writer import write_pack
-from benchmark.progress import Event
-from benchmark.sources.files import FolderExamples
-from benchmark.sources.folder import Folder, list_folder
+from benchmark.packs.writer import UnreadableError
+from benchmark.sources.folder import Folder, Listing, check_alike, list_folder
 
 
 def load(
@@ -43,7 +41,7 @@ def load(
         train: folder to train on.
         test: folder of the same classes to score on.
         image_size: side of the images in pixels.
-        on_bad_image: "error" stops at an image that cannot be read, "skip" leaves it out.
+        on_bad_image: "error" stops at images that cannot be read, "skip" leaves them out.
         cache_dir: where the decoded images are kept; None keeps nothing.
         name: what tables and run folders call the data set.
     """
@@ -53,73 +51,54 @@ def load(
     listings = {"train": list_folder("train", train)}
     if test is not None:
         listings["test"] = list_folder("test", test)
-    source.contents(listings)  # refuses other classes
-    parts = {
-        split: _part(source, listing, image_size, cache_dir) for split, listing in listings.items()
-    }
+    check_alike(listings)
+    parts = {}
+    for split, listing in listings.items():
+        if cache_dir is None:
+            with TemporaryDirectory() as temporary:
+                part = _part(Recipe("images", temporary, source, image_size), listing)
+                tensors = {array: getattr(part.split, array).clone() for array in part.digests}
+            parts[split] = replace(part, split=Split(**tensors))
+        else:
+            recipe = Recipe("images", cache_dir, source, image_size)
+            key = state_of(recipe, listing.folder, listing.paths())[:16]
+            parts[split] = _part(replace(recipe, name=key), listing)
     return assemble(name, listings["train"].class_names, parts)
 
 
-def _part(
-    source: Folder, listing: FolderExamples, image_size: int, cache_dir: str | Path | None
-) -> Part:
-    """The images of a folder, from the cache or decoded."""
-    contents = source.contents({"images": listing})
-    recipe = Recipe("images", cache_dir or ".", source, image_size)
-
-    def pack_in(work: str) -> Path:
-        folder, cores = listing.folder, num_cores()
-        return write_pack(Path(work), recipe, contents, folder, workers=cores, emit=_say_nothing)
-
-    if cache_dir is None:
-        with _writable("the folder for temporary files"), TemporaryDirectory() as temporary:
-            part = _checked(pack_in(temporary), listing)
-            tensors = {array: getattr(part.split, array).clone() for array in part.digests}
-        return replace(part, split=Split(**tensors))
-    cache = Path(cache_dir).expanduser()
-    entry = cache / state_of(recipe, listing.folder, listing)[:16]
-    if not entry.exists():
-        with _writable(f"cache_dir={cache}"), existing(cache):
-            with TemporaryDirectory(dir=cache, prefix=f".{entry.name}-") as temporary:
-                pack = pack_in(temporary)
-                try:
-                    pack.replace(entry)
-                except OSError:
-                    if not entry.exists():  # else another process was faster, with the same arrays
-                        raise
-    return _checked(entry, listing)
-
-
-def _say_nothing(_event: Event) -> None:
-    pass
-
-
-def _checked(folder: Path, listing: FolderExamples) -> Part:
-    """Open a pack and check every byte of it."""
+def _part(recipe: Recipe, listing: Listing) -> Part:
+    """The images of a folder, packed unless they are, and every byte of them checked."""
+    if not recipe.folder.exists():
+        _pack(recipe, listing.folder)
     try:
-        pack = Pack(folder)
+        pack = Pack(recipe.folder)
         for change in pack.changes():
             raise change
     except DamagedPackError as error:
         raise UserError(
-            f"cache file {error.file} is damaged ({error.problem}); delete the folder {folder} "
-            "and run again."
+            f"cache file {error.file} is damaged ({error.problem}); delete the folder "
+            f"{recipe.folder} and run again."
         ) from error
-    if skipped := pack.manifest.splits["images"].skipped:
+    if skipped := pack.manifest.splits["train"].skipped:
         print(
             f"skipped {len(skipped)} unreadable images of {len(listing)} in {listing.folder}, "
             f"first: {listing.folder / skipped[0]}",
             file=sys.stderr,
         )
-    return pack.part("train", ["images"], pack.label_set(None), partly=False)
+    return pack.part("train", ["train"], pack.label_set(None), partly=False)
 
 
-@contextmanager
-def _writable(where: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        raise UserError(
-            f"{where} cannot be written ({error}); free space there, choose another folder, or set "
-            "cache_dir to null."
-        ) from error
+def _pack(recipe: Recipe, folder: Path) -> None:
+    def say_nothing(*_: object) -> None:
+        pass
+
+    with nothing_new(recipe.folder.parent):
+        try:
+            prepare(
+                recipe, folder, workers=num_cores(), trust=False, replace=False, emit=say_nothing
+            )
+        except UnreadableError:
+            # Once the images are repaired or skipped they have another key: nobody would go on.
+            with exclusive(recipe.work, say_nothing):
+                remove_held(recipe.work)
+            raise

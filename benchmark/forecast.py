@@ -12,7 +12,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark.build import build_encoder, build_pretraining, build_task
 from benchmark.checkpoint import epochs_done
-from benchmark.contracts import Dataset
+from benchmark.config import Config
+from benchmark.contracts import Encoder, Forwards
 from benchmark.plan import Planned, Planner
 from benchmark.resolve import resolve_device
 
@@ -55,12 +56,13 @@ class Forecaster:
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
         self._epochs: dict[str, Work] = {}
+        self._encoders: dict[str, Encoder] = {}
         self._forwards: dict[tuple[str, int], Work] = {}
 
     def forecast(self, planned: Planned) -> Forecast:
         """What is left of a run.
 
-        The cost of a step is measured on a few images; that of a task is the passes of its images
+        The cost of a step is measured on a few images; that of a task is that of its images going
         through the encoder, which leaves the heads and the reading of the data out.
         """
         run, cfg = planned.run, planned.cfg
@@ -75,8 +77,8 @@ class Forecaster:
         for task in left:
             node = cfg.tasks[task.name]
             task_data = self._planner.task_data(cfg, task.name)
-            passes = build_task(node).passes(task_data)
-            tasks += _times(self._forward(planned, task_data), passes)
+            for part in build_task(node).forwards(self._encoder(cfg), task_data):
+                tasks += _times(self._forward(part, resolve_device(cfg.device)), part.images)
         names = tuple(t.name for t in run.tasks if t not in left)
         return Forecast(planned, epochs, names, pretraining, tasks)
 
@@ -90,26 +92,34 @@ class Forecaster:
             count = min(_TIMED_IMAGES[training.device.type], training.batch_size)
             index = torch.arange(count, device=training.device)
 
-            def step() -> None:
-                batch = training.batch(0, 0, index, training.feed.take(index))
-                training.trainer.step(batch, 0)
+            cycle = cfg.turns.encoder_steps  # after so many steps the adversary moves
 
-            per_image = Work(flops, _timed(step, training.device) / count)
+            def steps() -> None:
+                for step in range(cycle):
+                    batch = training.batch(0, step, index, training.feed.take(index))
+                    training.trainer.step(batch, step)
+
+            per_image = Work(flops, _timed(steps, training.device) / (count * cycle))
             self._epochs[run.hash8] = _times(per_image, training.images_per_epoch)
         return self._epochs[run.hash8]
 
-    def _forward(self, planned: Planned, data: Dataset) -> Work:
-        """One image forward through the encoder."""
-        key = (repr(planned.cfg.encoder), data.image_size)  # its name leaves the width out
+    def _encoder(self, cfg: Config) -> Encoder:
+        key = repr(cfg.encoder)
+        if key not in self._encoders:
+            self._encoders[key] = build_encoder(cfg)
+        return self._encoders[key]
+
+    def _forward(self, part: Forwards, device: torch.device) -> Work:
+        """One image forward through a net."""
+        key = (repr(part.net), part.size)  # which shows every layer
         if key not in self._forwards:
-            device = resolve_device(planned.cfg.device)
-            encoder = build_encoder(planned.cfg).to(device).eval()
+            net = part.net.to(device).eval()
             count = _TIMED_IMAGES[device.type]
-            images = torch.zeros(count, 3, data.image_size, data.image_size, device=device)
+            images = torch.zeros(count, 3, part.size, part.size, device=device)
 
             @torch.no_grad()
             def forward() -> None:
-                encoder(images)
+                net(images)
 
             with FlopCounterMode(display=False) as counter:
                 forward()

@@ -19,8 +19,9 @@ from omegaconf.nodes import AnyNode
 from safetensors.torch import load_file
 from torch import Tensor
 
-from benchmark.contracts import Encoder, UserError
+from benchmark.contracts import Encoder
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 
 Weights = dict[str, Tensor]
 

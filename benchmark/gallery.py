@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from benchmark.contracts import SavedMasks, Split
+from benchmark.contracts import Dataset, SavedMasks
 from benchmark.files import write_atomically
 from benchmark.pretrain import Pretraining
 
@@ -22,38 +22,40 @@ _ZOOM = 3
 
 
 @torch.no_grad()
-def save_masks(folder: Path, training: Pretraining, split: Split) -> bool:
+def save_masks(folder: Path, training: Pretraining, data: Dataset) -> bool:
     """Write ``test.npz`` and ``gallery.png`` into a folder.
 
-    The first images of the split are taken as they are, so every method of a data set is shown
-    the same ones. ``test.npz`` holds ``images``, ``masks`` (255 hides) and, where the data has
-    them, ``segments``, all as bytes. The picture has a row per image: the image, its masks (white
-    hides) and what remains. A method that hides nothing gets neither; returns whether it hides.
+    The first images of the test split (of train, where there is none) are taken as they are, so
+    every method of a data set is shown the same ones. ``test.npz`` holds ``images``, ``masks`` (255
+    hides) and, where the data has them, ``segments``, all as bytes, and the data's fingerprint. The
+    picture has a row per image: the image, its masks (white hides) and what remains. A method that
+    hides nothing gets neither; returns whether it hides.
 
     Args:
         folder: of the files.
         training: the method's, after its last step.
-        split: whose images are taken.
+        data: whose images are taken.
     """
-    batch = training.plain_batch(split, _IMAGES)
+    batch = training.plain_batch(data.test or data.train, _IMAGES)
     proposal = training.trainer.propose(batch)
     # What the encoder trains under where that is not what was proposed, as another image's masks.
     masks = proposal.masks if proposal.trained is None else proposal.trained
     if not masks.any():
         return False
-    arrays = {"images": batch.pixels[1], "masks": masks}
-    data = {name: (255 * value).round().to(torch.uint8) for name, value in arrays.items()}
+    shares = {"images": batch.pixels[1], "masks": masks}
+    arrays = {name: (255 * value).round().to(torch.uint8) for name, value in shares.items()}
     if batch.segments is not None:
-        data["segments"] = batch.segments[1].to(torch.uint8)
-    contents = {name: value.cpu().numpy() for name, value in data.items()}
+        arrays["segments"] = batch.segments[1].to(torch.uint8)
+    contents = {name: value.cpu().numpy() for name, value in arrays.items()}
+    contents["fingerprint"] = np.array(data.fingerprint)
     write_atomically(folder / MASKS_FILE, lambda part: _save_arrays(part, contents))
     hidden = training.trainer.hidden(batch, masks)
     _save_picture(folder / "gallery.png", training, batch.pixels[1], masks, hidden)
     return True
 
 
-def load_masks(folder: Path) -> SavedMasks:
-    """Read the masks that `save_masks` wrote.
+def load_masks(folder: Path, fingerprint: str) -> SavedMasks | None:
+    """Read the masks that `save_masks` wrote; None if they are of other data.
 
     Raises:
         ValueError: naming the file, if it is broken.
@@ -62,8 +64,10 @@ def load_masks(folder: Path) -> SavedMasks:
     if not file.exists():
         raise ValueError(f"{folder} has no masks: the method hides nothing of these images")
     try:
-        with np.load(file, allow_pickle=False) as data:
-            return SavedMasks(data["masks"])
+        with np.load(file, allow_pickle=False) as contents:
+            # Files of earlier versions do not say what they are of.
+            known = "fingerprint" in contents and contents["fingerprint"] == fingerprint
+            return SavedMasks(contents["masks"]) if known else None
     except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
         raise ValueError(f"{file} is broken ({error}); delete it to have it made again") from error
 

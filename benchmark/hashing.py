@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import Config
-from benchmark.contracts import Dataset, UserError
+from benchmark.contracts import Dataset
+from benchmark.errors import UserError
 from benchmark.instantiate import nested_nodes, target
 
 _SUITE = Path(__file__).resolve().parents[1]
@@ -29,7 +30,10 @@ def result_payload(cfg: Config, data: Dataset) -> dict[str, Any]:
     """Everything that changes the encoder of a given seed."""
     values = asdict(cfg)
     payload: dict[str, Any] = {key: values[key] for key in _RESULT_KEYS}
-    payload["data"] = data.train_fingerprint
+    # The supervised control learns from the labelled split, of which another one for pretraining
+    # says nothing.
+    hidden = cfg.control == "supervised" and data.pretrain is not None
+    payload["data"] = data.fingerprint if hidden else data.train_fingerprint
     for key in _VERSIONED:
         payload[key] = {**values[key], "version": version_of(values[key])}
     return payload

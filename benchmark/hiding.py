@@ -10,7 +10,8 @@ from jaxtyping import Float
 from torch import Tensor
 from torchvision.transforms.v2.functional import gaussian_blur
 
-from benchmark.contracts import Images, Masks, UserError
+from benchmark.contracts import Images, Masks
+from benchmark.errors import UserError
 from benchmark.streams import Streams
 
 KINDS = ("zero", "mean", "blur", "noise")

@@ -9,9 +9,7 @@ from collections.abc import Callable, Mapping
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from torch import nn
-
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 
 Node = Mapping[str, Any]
 
@@ -110,10 +108,10 @@ def _mismatch(value: Any, wanted: Any) -> str | None:
     if get_origin(wanted) is Literal:
         choices = get_args(wanted)
         return None if value in choices else f"one of {', '.join(map(str, choices))}"
-    if inspect.isclass(wanted) and issubclass(wanted, nn.Module):
-        return None if isinstance(value, wanted) else f"a node that builds a {wanted.__name__}"
     if wanted not in (int, float, str, bool):
-        return None
+        if wanted is Any or not inspect.isclass(wanted) or isinstance(value, wanted):
+            return None
+        return f"a node that builds a {wanted.__name__}"
     if type(value) is float and not math.isfinite(value):
         return "a finite number"
     # A whole number will do for a float, but True is no number.

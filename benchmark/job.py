@@ -21,7 +21,7 @@ from benchmark.build import (
 )
 from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
 from benchmark.config import Config
-from benchmark.contracts import Dataset, Encoder
+from benchmark.contracts import Dataset, Encoder, SavedMasks
 from benchmark.files import exclusive, read_json, sha256_of, write_json, write_text
 from benchmark.foreign import load_foreign
 from benchmark.gallery import MASKS_FILE, load_masks, save_masks
@@ -161,11 +161,20 @@ class _Job:
         return encoder_sha256
 
     def _save_masks(self, training: Pretraining) -> bool:
-        return save_masks(self._masks_folder, training, self.data.test or self.data.train)
+        return save_masks(self._masks_folder, training, self.data)
 
     @property
     def _masks_folder(self) -> Path:
         return self.run_plan.folder / "masks"
+
+    def _masks(self, fingerprint: str) -> SavedMasks:
+        """The masks of the first images of the data that is scored on."""
+        masks = load_masks(self._masks_folder, fingerprint)
+        if masks is None:  # made for a run with the same train split, but another test split
+            self._restore_masks()
+            masks = load_masks(self._masks_folder, fingerprint)
+        assert masks is not None
+        return masks
 
     def _restore_masks(self) -> None:
         """Make the masks of a finished pretraining again, from its last checkpoint."""
@@ -175,9 +184,9 @@ class _Job:
         )
         if epochs != self.cfg.epochs:
             raise ValueError(
-                f"{self._masks_folder / MASKS_FILE} is missing and there is no checkpoint of epoch "
-                f"{self.cfg.epochs} to make it from; delete {self.run_plan.pretraining_file.name} "
-                "beside it to train again"
+                f"{self._masks_folder / MASKS_FILE} is missing or of other images, and there is no "
+                f"checkpoint of epoch {self.cfg.epochs} to make it from; delete "
+                f"{self.run_plan.pretraining_file} to train again"
             )
         self._save_masks(training)
 
@@ -202,12 +211,12 @@ class _Job:
     def _evaluate(self, task: PlannedTask, encoder_sha256: str) -> None:
         started = time.monotonic()
         node = self.cfg.tasks[task.name]
-        data = load_data(node["data"]) if node["data"] else self.data
+        data = load_data(node["data"]) if node.get("data") else self.data
         _same_data(data.name, data.fingerprint, task.fingerprint)
         protocol = build_task(node)
         of_masks = protocol.scores == "masks"
         result = protocol.run(
-            load_masks(self._masks_folder) if of_masks else self._encoder(),
+            self._masks(task.fingerprint) if of_masks else self._encoder(),
             data,
             eval_seed=task.eval_seed,
             device=self.device,

@@ -14,7 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Batch, Losses, Objective, UserError, at_least
+from benchmark.contracts import Batch, Losses, Objective
+from benchmark.errors import UserError, at_least
 from benchmark.precision import full_precision
 from benchmark.schedule import ema_decay
 

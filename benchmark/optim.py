@@ -9,7 +9,7 @@ import torch
 from timm.optim.lars import Lars
 from torch import Tensor, nn
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 
 NAMES = ("sgd", "lars", "adam")
 

@@ -18,7 +18,8 @@ from benchmark.build import (
     pretraining_split,
 )
 from benchmark.config import Config, compose, one_sentence
-from benchmark.contracts import Dataset, UserError
+from benchmark.contracts import Dataset
+from benchmark.errors import UserError
 from benchmark.files import sha256_of
 from benchmark.foreign import FORMATS, load_foreign
 from benchmark.hashing import result_payload, short_hash, version_of
@@ -31,10 +32,8 @@ from benchmark.resolve import (
     task_names,
     typed,
 )
-from benchmark.runs import PlannedTask, Run
+from benchmark.runs import IMPORTED, PlannedTask, Run
 from benchmark.trainer import Trainer
-
-IMPORTED = "checkpoint"  # stands for the control of a run whose encoder comes from a file
 
 
 @dataclass(frozen=True)
@@ -53,8 +52,12 @@ class Planner:
         self._trainers: dict[str, Trainer] = {}
         self._epoch_pflops: dict[str, float] = {}
 
-    def plan(self, overrides: Sequence[str]) -> Planned:
+    def plan(self, overrides: Sequence[str], varied: Sequence[str] = ()) -> Planned:
         """Compose, check and name one run.
+
+        Args:
+            overrides: of the configuration.
+            varied: those that tell it from the other runs of its sweep.
 
         Raises:
             UserError: for anything that would make the run fail later.
@@ -101,6 +104,7 @@ class Planner:
             folder=folder,
             tasks=tasks,
             skipped=skipped,
+            varied=tuple(varied),
         )
         return Planned(run, cfg)
 
@@ -142,17 +146,8 @@ class Planner:
         """Everything built once: the parts' constructors know what they refuse."""
         key = short_hash({**payload, "checkpoint": cfg.checkpoint, "format": cfg.format})
         if key not in self._trainers:
-            count = len(pretraining_split(cfg, data))
-            if cfg.batch_size > count:
-                raise UserError(
-                    f"batch_size={cfg.batch_size} exceeds the {count} training images "
-                    f"of {data.name}; choose at most that many"
-                )
-            if not cfg.drop_last and count % cfg.batch_size == 1:
-                raise UserError(
-                    f"drop_last=false leaves a batch of one of the {count} images, which "
-                    f"BatchNorm cannot use; choose another batch_size than {cfg.batch_size}"
-                )
+            if cfg.control in (None, "supervised"):
+                _check_batches(cfg, len(pretraining_split(cfg, data)), data.name)
             augment = instantiate(cfg.augment)
             if augment.image_size != data.image_size:
                 raise UserError(
@@ -177,6 +172,11 @@ class Planner:
                 raise UserError(
                     f"tasks.{name}.data={node['data']} is no data set; "
                     f"choose one with data@tasks.{name}.data={node['data']}"
+                )
+            if task.scores == "masks" and node.get("data"):
+                raise UserError(
+                    f"tasks.{name}.data must be left out: the masks that it scores are of the data "
+                    f"of pretraining, {data.name}"
                 )
             task_data = self.task_data(cfg, name)
             subject = trainer.encoder if task.scores == "encoder" else trainer.method
@@ -219,11 +219,26 @@ def _imported_name(cfg: Config, method: str) -> str:
     return re.sub(r"[^\w.]+", "-", file.stem).strip("-.") or "checkpoint"
 
 
+def _check_batches(cfg: Config, count: int, name: str) -> None:
+    """Refuse batches that the images of pretraining do not fill."""
+    if cfg.batch_size > count:
+        raise UserError(
+            f"batch_size={cfg.batch_size} exceeds the {count} training images of {name}; choose "
+            "at most that many"
+        )
+    if not cfg.drop_last and count % cfg.batch_size == 1:
+        raise UserError(
+            f"drop_last=false leaves a batch of one of the {count} images, which BatchNorm cannot "
+            f"use; choose another batch_size than {cfg.batch_size}"
+        )
+
+
 def _own_payload(cfg: Config, payload: dict[str, Any], trainer: Trainer) -> dict[str, Any]:
     """What of the payload matters for this very run."""
     if cfg.checkpoint is not None:
         file = sha256_of(Path(cfg.checkpoint))
-        return {"checkpoint": file, "format": cfg.format, "encoder": payload["encoder"]}
+        kept = {key: payload[key] for key in ("encoder", "normalisation", "threads")}
+        return {"checkpoint": file, "format": cfg.format, **kept}
     own = dict(payload)
     if cfg.control:  # a sweep over objectives shares its controls
         del own["objective"]

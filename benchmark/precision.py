@@ -5,9 +5,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 
 PRECISIONS = ("fp32", "bf16")
+
+
+def check_precision(precision: str) -> None:
+    """Refuse a precision that there is not.
+
+    Raises:
+        UserError: for an unknown precision.
+    """
+    if precision not in PRECISIONS:
+        raise UserError(f"precision={precision} is not one of {', '.join(PRECISIONS)}")
 
 
 def autocast(precision: str, device: torch.device) -> torch.autocast:
@@ -16,8 +26,7 @@ def autocast(precision: str, device: torch.device) -> torch.autocast:
     Raises:
         UserError: for an unknown precision.
     """
-    if precision not in PRECISIONS:
-        raise UserError(f"precision={precision} is not one of {', '.join(PRECISIONS)}")
+    check_precision(precision)
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 

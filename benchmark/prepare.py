@@ -22,7 +22,7 @@ import difflib
 import importlib.resources
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmark.config import CONFIG_MODULE, compose, one_sentence
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.instantiate import instantiate, target
 from benchmark.packs.manifest import MANIFEST, DamagedPackError, Recipe
 from benchmark.packs.pack import Pack, load
@@ -146,13 +146,13 @@ def _list(given: dict[str, str]) -> int:
     for column in ("data", "pack"):
         table.add_column(column, no_wrap=True)
     table.add_column("contents, or what it needs")
-    found = {folder.name: folder for folder in _packs_in(data_dir)}
-    for option, file in _options().items():
-        # As the file is: composing each with all other settings would take seconds.
-        root = OmegaConf.create({"data": OmegaConf.load(file), "data_dir": str(data_dir)})
-        if target(root.data) is load:
-            table.add_row(option, *_standing(found.pop(root.data.name, None), root.data))
-    for folder in found.values():
+    left = {folder.name: folder for folder in _packs_in(data_dir)}
+    found = dict(left)
+    for option, data in _options(data_dir):
+        name = _pack_name(data)
+        left.pop(name, None)
+        table.add_row(option, *_standing(found.get(name), data))
+    for folder in left.values():
         table.add_row("", *_standing(folder, None))
     Console().print(table)
     return 0
@@ -167,10 +167,10 @@ def _standing(folder: Path | None, data: DictConfig | None) -> tuple[str, str]:
         pack = Pack(folder)
     except DamagedPackError as error:
         return folder.name, f"damaged: {error.file.name}, {error.problem}"
-    if data and not OmegaConf.missing_keys(data):
-        for key, theirs, _ours in _recipe(_plain(data)).differences(pack.manifest):
-            return folder.name, f"made with {key}={theirs}: {_contents(pack)}"
-    return folder.name, _contents(pack)
+    if data is None or OmegaConf.missing_keys(data):
+        return folder.name, _contents(pack)
+    mismatch = _recipe(_plain(data)).mismatch(pack.manifest)
+    return folder.name, f"{mismatch}: {_contents(pack)}" if mismatch else _contents(pack)
 
 
 def _contents(pack: Pack) -> str:
@@ -199,6 +199,7 @@ def _plain(node: DictConfig) -> dict[str, Any]:
 def _recipe(node: dict[str, Any]) -> Recipe:
     """The part of a data set's configuration that decides its pack."""
     own = {field.name: node[field.name] for field in fields(Recipe) if field.name in node}
+    own["name"] = _pack_name(node)
     recipe: Recipe = instantiate({"_target_": f"{Recipe.__module__}.{Recipe.__name__}", **own})
     return recipe
 
@@ -212,14 +213,24 @@ def _packs_in(data_dir: Path) -> list[Path]:
     return sorted(file.parent for file in data_dir.glob(f"[!.]*/{MANIFEST}"))
 
 
-def _options() -> dict[str, Path]:
-    """What ``data=`` may choose, and the file of each."""
+def _pack_name(node: Mapping[str, Any]) -> str:
+    return str(node.get("pack") or node["name"])
+
+
+def _options(data_dir: Path) -> Iterator[tuple[str, DictConfig]]:
+    """What ``data=`` may choose and is packed, each as its file is.
+
+    Composing each with all other settings would take seconds.
+    """
     folder = Path(str(importlib.resources.files(CONFIG_MODULE))) / "data"
-    return {file.stem: file for file in sorted(folder.glob("*.yaml"))}
+    for file in sorted(folder.glob("*.yaml")):
+        root = OmegaConf.create({"data": OmegaConf.load(file), "data_dir": str(data_dir)})
+        if target(root.data) is load:
+            yield file.stem, root.data
 
 
 def _choices() -> str:
-    return f"choose one of {', '.join(_options())}"
+    return f"choose one of {', '.join(option for option, _ in _options(Path()))}"
 
 
 def _count(given: dict[str, str], key: str, default: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -11,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from benchmark.config import Config
-from benchmark.contracts import UserError, at_least
+from benchmark.errors import UserError, at_least
 from benchmark.precision import native_precision
 
 CONTROLS = ("untrained", "supervised")
@@ -31,8 +32,12 @@ def resolve_device(name: str) -> torch.device:
     return torch.device("cuda" if available and name != "cpu" else "cpu")
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, key: str = "runs_dir") -> None:
     """Refuse a folder in which nothing can be written, without creating it.
+
+    Args:
+        folder: that may not exist yet.
+        key: of the configuration, by which the user chose it.
 
     Raises:
         UserError: naming the folder that is in the way.
@@ -43,7 +48,7 @@ def check_writable(folder: Path) -> None:
             pass
     except OSError as error:
         raise UserError(
-            f"{folder} cannot be written ({error.strerror}); choose another runs_dir"
+            f"{folder} cannot be written ({error.strerror}); choose another {key}"
         ) from error
 
 
@@ -73,7 +78,19 @@ def _like(name: str, tasks: Mapping[str, Any]) -> Any:
     if "like" in model:
         known = [other for other, n in tasks.items() if isinstance(n, dict) and "like" not in n]
         raise UserError(f"tasks.{name}.like={node['like']} is not one of {', '.join(known)}")
-    return {**model, **{key: value for key, value in node.items() if key != "like"}}
+    return _changed(model, {key: value for key, value in node.items() if key != "like"})
+
+
+def _changed(model: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A node with other values; one nested in it too, unless a whole one takes its place."""
+    return {**model} | {
+        key: _changed(model[key], value)
+        if isinstance(value, Mapping)
+        and isinstance(model.get(key), Mapping)
+        and "_target_" not in value
+        else value
+        for key, value in changes.items()
+    }
 
 
 def check_numbers(cfg: Config) -> None:
@@ -94,6 +111,8 @@ def check_numbers(cfg: Config) -> None:
         log_every_steps=cfg.log_every_steps,
         checkpoint_every_epochs=cfg.checkpoint_every_epochs,
     )
+    if cfg.pflops is not None and not 0 < cfg.pflops < math.inf:
+        raise UserError(f"pflops={cfg.pflops:g} must be a number above 0, or null")
     if cfg.jobs is not None and cfg.jobs < 1:
         raise UserError(f"jobs={cfg.jobs} must be at least 1, or null")
     if cfg.schedule.per not in ("epoch", "step"):
@@ -107,6 +126,7 @@ def check_numbers(cfg: Config) -> None:
         raise UserError(f"probe.lr={cfg.probe.lr} must not be negative")
     resolve_device(cfg.device)
     check_writable(Path(cfg.runs_dir))
+    check_writable(Path(cfg.tables_dir), "tables_dir")
 
 
 def task_names(cfg: Config) -> list[str]:

@@ -20,7 +20,7 @@ from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
 from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.forecast import Forecaster, forecast_table
 from benchmark.job import execute
 from benchmark.launcher import default_jobs, launch
@@ -28,7 +28,7 @@ from benchmark.plan import Planned, Planner
 from benchmark.progress import Display
 from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
-from benchmark.sweep import control_line, expand, with_experiment
+from benchmark.sweep import control_line, expand, varied, with_experiment
 from reports.tables import NOT_TABULATED, terminal_text, write_tables
 
 
@@ -94,11 +94,14 @@ def plan(
         if controls:
             runs += expand(control_line(overrides, controls), multirun=True)
     # Two lines may lead to one run: a control under two objectives, say.
-    planned_runs = map(planner.plan, runs)
+    planned_runs = (planner.plan(run, varied(overrides, run)) for run in runs)
     plans = list({(p.run.folder, p.run.tasks): p for p in planned_runs}.values())
     _refuse_two_protocols(plans)
-    notes += sorted({f"not evaluated: {why}" for planned in plans for why in planned.run.skipped})
-    return plans, notes
+    skipped = sorted({why for planned in plans for why in planned.run.skipped})
+    asked = [o for o in overrides if o.split("=")[0] == "task"]
+    if asked and skipped and not any(planned.run.tasks for planned in plans):
+        raise UserError(f"{asked[0]}: nothing would be evaluated; {'; '.join(skipped)}")
+    return plans, notes + [f"not evaluated: {why}" for why in skipped]
 
 
 def _refuse_two_protocols(plans: Sequence[Planned]) -> None:
@@ -121,7 +124,7 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
     Finished runs of the same setting that lie in the run folders join the table.
     """
     runs = [planned.run for planned in plans]
-    out = Path(plans[0].cfg.runs_dir) / "tables"
+    out = Path(plans[0].cfg.tables_dir)
     try:
         beside = list(finished_beside(runs))
         written = write_tables([*runs, *beside], out, command=command, commit=git_state()[0])

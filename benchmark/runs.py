@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+
+IMPORTED = "checkpoint"  # stands for the control of a run whose encoder comes from a file
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,7 @@ class Run:
     Attributes:
         folder: ``runs/<data>/<method>-<hash8>/seed<k>``.
         setting: hash of everything but method and seed: runs that share it are comparable.
+        varied: what a sweep varied beside the names above, as ``key=value``.
         fingerprint: of the training split, see `benchmark.contracts.Dataset`.
         control: "untrained" or "supervised" for the two controls, "checkpoint" for somebody else's
             encoder, else None.
@@ -55,6 +58,7 @@ class Run:
     folder: Path
     tasks: tuple[PlannedTask, ...]
     skipped: tuple[str, ...] = ()
+    varied: tuple[str, ...] = ()
 
     @property
     def name(self) -> str:
@@ -83,35 +87,56 @@ class Run:
         return not self.error_file.exists() and all(path.exists() for path in outputs)
 
 
+NAMED = ("method", "objective", "encoder", "data", "preset", "seed")
+
 # What config.yaml repeats of a run's plan, so that the folder can be found and read again.
-_IDENTITY = (
-    "method", "objective", "encoder", "data", "preset", "seed", "control", "fingerprint", "hash8",
-    "setting",
-)  # fmt: skip
+_IDENTITY = (*NAMED, "control", "fingerprint", "hash8", "setting", "varied")
 
 
-def identity(run: Run) -> dict[str, str | int | None]:
+def identity(run: Run) -> dict[str, Any]:
     """What a run folder must note of its plan to be found again."""
-    return {key: getattr(run, key) for key in _IDENTITY}
+    return {key: getattr(run, key) for key in _IDENTITY} | {"varied": list(run.varied)}
+
+
+def restored(noted: Mapping[str, Any], folder: Path, tasks: tuple[PlannedTask, ...] = ()) -> Run:
+    """The run in a folder, by the `identity` noted there.
+
+    Raises:
+        TypeError: if it is none.
+    """
+    # Folders of earlier versions do not tell what was varied.
+    varied = tuple(noted.get("varied", ()))
+    return Run(**{**noted, "varied": varied}, folder=folder, tasks=tasks)
 
 
 def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
     """Runs in the folders of the planned ones that are comparable with them.
 
-    Comparable is what shares the setting of a planned run. It comes with those of that run's
-    tasks whose results are there. Folders that hold something else are passed over.
+    Comparable is what shares the setting of a planned run, and somebody else's encoder on the same
+    data, which had no setting of ours. It comes with those of the planned runs' tasks whose results
+    are there. Folders that hold something else are passed over.
     """
     planned = {run.folder for run in runs}
-    for peer in {run.setting: run for run in runs}.values():
-        for config in sorted(peer.folder.parents[1].glob("*/seed*/config.yaml")):
-            folder = config.parent
-            found = _read_identity(config)
-            if folder in planned or found is None or found["setting"] != peer.setting:
+    peers: dict[str, list[Run]] = {}
+    for run in runs:
+        peers.setdefault(run.setting, []).append(run)
+    for alike in peers.values():
+        wanted = {
+            task.result.relative_to(peer.folder): task for peer in alike for task in peer.tasks
+        }
+        for config in sorted(alike[0].folder.parents[1].glob("*/seed*/config.yaml")):
+            folder, found = config.parent, _read_identity(config)
+            if folder in planned or found is None or not _comparable(found, alike[0]):
                 continue
-            results = {t: folder / t.result.relative_to(peer.folder) for t in peer.tasks}
-            tasks = tuple(replace(t, result=r) for t, r in results.items() if r.exists())
+            results = {folder / place: task for place, task in wanted.items()}
+            tasks = tuple(replace(t, result=r) for r, t in results.items() if r.exists())
             if tasks:
-                yield Run(folder=folder, tasks=tasks, **found)
+                yield restored(found, folder, tasks)
+
+
+def _comparable(found: Mapping[str, Any], peer: Run) -> bool:
+    foreign = found["control"] == IMPORTED and found["fingerprint"] == peer.fingerprint
+    return foreign or bool(found["setting"] == peer.setting)
 
 
 def _read_identity(config: Path) -> dict[str, Any] | None:
@@ -120,4 +145,5 @@ def _read_identity(config: Path) -> dict[str, Any] | None:
         found = yaml.safe_load(config.read_text())["run"]
     except (yaml.YAMLError, KeyError, TypeError):
         return None
-    return found if isinstance(found, dict) and set(found) == set(_IDENTITY) else None
+    known = isinstance(found, dict) and set(found) | {"varied"} == set(_IDENTITY)
+    return found if known else None

@@ -20,9 +20,10 @@ from jaxtyping import Int, UInt8
 from sklearn.datasets import load_sample_images
 from torch import Tensor
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
 from benchmark.data import channel_statistics, digests, fingerprint
 from benchmark.digits import CLASS_NAMES, cover, samples
+from benchmark.errors import UserError
 from benchmark.streams import Streams, permutation
 
 SplitName = Literal["train", "test"]

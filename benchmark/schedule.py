@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 
 Curve = Literal["linear", "cosine"]
 Value = float | Mapping[str, Any]  # what a configuration may say: a number, or a ramp's keys

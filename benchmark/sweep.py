@@ -9,7 +9,8 @@ from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 
 from benchmark.config import compose, one_sentence
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
+from benchmark.runs import NAMED
 
 
 def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
@@ -26,6 +27,18 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
         if not multirun:
             return [list(overrides)]
         return [list(run) for batch in BasicSweeper.split_arguments(parsed, None) for run in batch]
+
+
+def varied(overrides: Sequence[str], run: Sequence[str]) -> tuple[str, ...]:
+    """What tells a run of a sweep from the others, apart from what every run folder tells.
+
+    Args:
+        overrides: those of the sweep.
+        run: those of the run.
+    """
+    parsed = OverridesParser.create().parse_overrides(list(overrides))
+    keys = {o.get_key_element() for o in parsed if o.is_sweep_override()} - set(NAMED)
+    return tuple(o for o in run if o.split("=")[0] in keys)
 
 
 def with_experiment(overrides: Sequence[str]) -> list[str]:

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Encoder, Images, UserError
+from benchmark.contracts import Encoder, Images
+from benchmark.errors import UserError
 
 # What every encoder here has in common: random weights, colour images, pooled features.
 _FIXED = (

@@ -21,9 +21,8 @@ from benchmark.contracts import (
     Masks,
     Objective,
     Proposal,
-    UserError,
-    at_least,
 )
+from benchmark.errors import UserError, at_least
 from benchmark.hiding import Fill, hide
 from benchmark.precision import autocast
 from benchmark.probe import OnlineProbe

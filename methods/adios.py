@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError
 from benchmark.precision import full_precision
 from methods.mask_net import MaskNet
 

@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError, at_least
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_least
 from benchmark.schedule import Value
 from methods.grid import Grid
 

@@ -11,7 +11,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmark.contracts import Images, UserError
+from benchmark.contracts import Images
+from benchmark.errors import UserError
 
 ColourSpace = Literal["rgb", "lab"]
 

@@ -6,7 +6,8 @@ import math
 
 import torch
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError, at_least
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_least
 from benchmark.schedule import Ramp, Value
 from methods.grid import rectangles
 

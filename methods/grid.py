@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.schedule import Ramp, Value
 
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Images, Masks, UserError
+from benchmark.contracts import Images, Masks
+from benchmark.errors import UserError
 from benchmark.precision import full_precision
 from benchmark.streams import Streams
 from methods.budgets import keep_largest

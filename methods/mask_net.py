@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 
 NORMS = ("instance", "group", "batch", "none")
 _BOTTLENECK_DIM = 128

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, UserError, at_least
+from benchmark.contracts import Batch, MaskingMethod, Proposal
+from benchmark.errors import UserError, at_least
 from methods.grid import Grid, rank
 
 

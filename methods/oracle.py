@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Masks, Proposal, Reduction, UserError
+from benchmark.contracts import Batch, MaskingMethod, Masks, Proposal, Reduction
+from benchmark.errors import UserError
 
 Morphology = Literal["none", "erosion", "dilation", "box"]
 

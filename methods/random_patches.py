@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, at_least
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import at_least
 from benchmark.schedule import Value
 from methods.grid import Grid
 

@@ -9,7 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError, at_least
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_least
 from methods.budgets import BudgetRule, FixedBudget
 from methods.mask_heads import Activation, HistoryInput, SequentialHeads
 from methods.penalties import (

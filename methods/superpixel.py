@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction, UserError
+from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError
 from methods.colour_clusters import ColourSpace
 from methods.superpixels import ColourClusters
 

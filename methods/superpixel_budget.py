@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, Masks, UserError
+from benchmark.contracts import Batch, Masks
+from benchmark.errors import UserError
 from methods.budgets import BudgetRule
 from methods.colour_clusters import ColourSpace
 from methods.grid import rank

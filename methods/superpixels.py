@@ -19,7 +19,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmark.contracts import Images, Masks, UserError
+from benchmark.contracts import Images, Masks
+from benchmark.errors import UserError
 from methods.colour_clusters import ColourSpace, in_colour_space, kmeans
 from methods.connected_parts import connect
 

@@ -7,7 +7,8 @@ from typing import Literal
 
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, UserError
+from benchmark.contracts import Batch, MaskingMethod, Proposal
+from benchmark.errors import UserError
 
 
 class Swapped(MaskingMethod):

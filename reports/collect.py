@@ -11,7 +11,7 @@ from typing import Any
 import pandas as pd
 
 from benchmark.files import read_json
-from benchmark.runs import PlannedTask, Run
+from benchmark.runs import IMPORTED, PlannedTask, Run
 
 COLUMNS = (
     "label",  # how a table calls the row; one label per hash8
@@ -102,7 +102,8 @@ def row_labels(runs: Sequence[Run]) -> dict[str, str]:
     """Name the row of every configuration (hash8) so that no two rows look alike.
 
     The paper's names come first ("SimCLR", "+ ADIOS"). The preset follows in brackets, before it
-    what is not the same in all rows, and the hash where that still leaves two rows with one name.
+    what is not the same in all rows. Where that leaves two rows with one name, they tell what their
+    sweep varied, and where that does too, their hash.
     """
     configurations = {run.hash8: run for run in runs}
     methods = [run for run in configurations.values() if run.control is None]
@@ -118,15 +119,16 @@ def row_labels(runs: Sequence[Run]) -> dict[str, str]:
         if mixed_objectives and run.control is None and run.method != "none":
             differs.insert(0, spelled(run.objective))
         labels[hash8] = f"{_base_label(run)} ({', '.join(differs)})"
-    used = Counter(labels.values())
-    return {
-        hash8: label if used[label] == 1 else f"{label} [{hash8}]"
-        for hash8, label in labels.items()
-    }
+    for more in ({h: " ".join(run.varied) for h, run in configurations.items()}, None):
+        used = Counter(labels.values())
+        for hash8, label in labels.items():
+            if used[label] > 1 and (word := more[hash8] if more else hash8):
+                labels[hash8] = f"{label} [{word}]"
+    return labels
 
 
 def _base_label(run: Run) -> str:
-    if run.control == "checkpoint":
+    if run.control == IMPORTED:
         return run.method  # the file's name
     if run.control is not None:
         return spelled(run.control)

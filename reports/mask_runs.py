@@ -18,7 +18,7 @@ import yaml
 from jaxtyping import UInt8
 
 from benchmark.files import read_json
-from benchmark.runs import Run
+from benchmark.runs import Run, restored
 from reports.collect import row_labels
 
 _FILE = Path("masks") / "test.npz"
@@ -190,7 +190,7 @@ def _read(folder: Path) -> MaskedRun:
     path = folder / "config.yaml"
     try:
         config = yaml.safe_load(path.read_text())
-        run = Run(folder=folder, tasks=(), **config["run"])
+        run = restored(config["run"], folder)
     except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
         raise ValueError(
             f"{path} is not the configuration of a run, but {_FILE} is there"

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -53,7 +55,7 @@ def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | 
         The files written.
     """
     frame = collect([run for run in runs if run.preset not in NOT_TABULATED])
-    away = frame["task"].isin(AWAY) | (frame["eval_data"] != frame["data"])
+    away = frame["task"].map(_kind).isin(AWAY) | (frame["eval_data"] != frame["data"])
     written = []
     for number, part in ((1, frame[~away]), (2, frame[away])):
         paths = [out / f"table{number}.{suffix}" for suffix in ("md", "tex", "csv")]
@@ -156,7 +158,7 @@ def _columns(frame: pd.DataFrame) -> list[Column]:
     """Columns in the paper's order, those of one data set together."""
     order = list(HEADINGS)
     pairs = list(dict.fromkeys(zip(frame["task"], frame["eval_data"], strict=True)))
-    kinds = {pair: _kind(*pair) for pair in pairs}
+    kinds = {pair: _kind(pair[0]) for pair in pairs}
     pairs.sort(key=lambda p: order.index(kinds[p]) if kinds[p] in order else len(order))
     groups = list(dict.fromkeys(data for _, data in pairs))
     columns = []
@@ -172,12 +174,19 @@ def _columns(frame: pd.DataFrame) -> list[Column]:
         if metrics and metrics[0] != "accuracy":
             heading += f" ({SPELLING.get(metrics[0], metrics[0])})"
         columns.append(Column(task, data, heading))
-    return columns
+    alike = Counter((column.data, column.heading) for column in columns)
+    return [
+        column
+        if alike[column.data, column.heading] == 1
+        else replace(column, heading=f"{column.heading}, {column.task}")
+        for column in columns
+    ]
 
 
-def _kind(task: str, data: str) -> str:
-    """What a task does, by its name: `cifar10_linear` on cifar10 is `linear`."""
-    return task.removeprefix(f"{data}_")
+def _kind(task: str) -> str:
+    """What a task does, by the end of its name: `cifar10_linear` is `linear`."""
+    names = [name for name in HEADINGS if task == name or task.endswith(f"_{name}")]
+    return max(names, key=len, default=task)
 
 
 def _caption(number: int, frame: pd.DataFrame) -> str:

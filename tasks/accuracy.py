@@ -29,6 +29,9 @@ def accuracies(
         head: gives the scores of classes.
         features: on the device of the head.
         labels: on any device.
+
+    Raises:
+        FloatingPointError: if any score is not finite.
     """
     scores, labels = class_scores(head, features), labels.to(features.device)
     found = {"accuracy": percent(scores.argmax(1) == labels)}
@@ -40,8 +43,15 @@ def accuracies(
 
 @torch.no_grad()
 def class_scores(head: Head, features: Float[Tensor, "n d"]) -> Float[Tensor, "n c"]:
-    """What the head makes of all features, a part of them at a time."""
-    return torch.cat([head(part) for part in features.split(64 * EVAL_BATCH)])
+    """What the head makes of all features, a part of them at a time.
+
+    Raises:
+        FloatingPointError: if any score is not finite, as after a last step that was too long.
+    """
+    scores = torch.cat([head(part) for part in features.split(64 * EVAL_BATCH)])
+    if not scores.isfinite().all():
+        raise FloatingPointError("the classifier gives scores that are not finite; lower the lr")
+    return scores
 
 
 def percent(hits: Tensor) -> float:

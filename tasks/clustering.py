@@ -14,10 +14,11 @@ from sklearn.metrics import (
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from benchmark.contracts import Dataset, Task, TaskResult, UserError, at_least
-from benchmark.precision import autocast
+from benchmark.contracts import Dataset, Task, TaskResult
+from benchmark.errors import UserError, at_least
+from benchmark.precision import check_precision
 from benchmark.streams import Streams
-from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
+from tasks.features import SplitName, check_size, examples, frozen_features
 
 # Name of a score to how scikit-learn computes it from classes and clusters.
 SCORES = {
@@ -56,7 +57,7 @@ class Clustering(Task[nn.Module]):
     def __init__(
         self,
         *,
-        fit_on: Literal["train", "test"] = "train",
+        fit_on: SplitName = "train",
         extra_clusters: int = 0,
         starts: int = 10,
         max_iterations: int = 300,
@@ -65,7 +66,7 @@ class Clustering(Task[nn.Module]):
         if fit_on not in ("train", "test"):
             raise UserError(f"clustering: fit_on={fit_on} is not one of train, test")
         at_least(1, "clustering: ", starts=starts, max_iterations=max_iterations)
-        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
+        check_precision(precision)
         self.fit_on = fit_on
         self.extra_clusters = extra_clusters
         self.starts = starts
@@ -86,7 +87,7 @@ class Clustering(Task[nn.Module]):
     def check(self, encoder: nn.Module, data: Dataset) -> None:
         """Refuse more clusters than images, none at all, and a size that the encoder refuses."""
         check_size(encoder, data)
-        images, _ = examples(data, self._split, "labels")
+        images, _ = examples(data, self.fit_on, "labels")
         clusters = self._clusters(data)
         if not 1 <= clusters <= len(images):
             raise UserError(
@@ -100,15 +101,9 @@ class Clustering(Task[nn.Module]):
     ) -> TaskResult:
         """Cluster one split and compare the clusters of ``data.test`` with its classes."""
         self.check(subject, data)
-        images, _ = examples(data, self._split, "labels")
-        test_images, classes = examples(data, "test", "labels")
-        inputs = Inputs.of(data, device)
-        body = working_copy(subject, device, freeze=True)
-        with unchanged(body):
-            features = extract(body, test_images, inputs, self.precision).cpu().numpy()
-            fitted = features
-            if self.fit_on == "train":
-                fitted = extract(body, images, inputs, self.precision).cpu().numpy()
+        splits: dict[SplitName, None] = dict.fromkeys((self.fit_on, "test"))
+        found = frozen_features(subject, data, tuple(splits), self.precision, device)
+        (known, _), (asked, classes) = found[self.fit_on], found["test"]
         start = Streams(eval_seed, 0, torch.arange(1)).uniform("clustering/start")
         means = KMeans(
             self._clusters(data),
@@ -118,15 +113,11 @@ class Clustering(Task[nn.Module]):
         )
         # More threads would add up in an order that depends on the number of cores and on chance.
         with threadpool_limits(1):
-            clusters = means.fit(fitted).predict(features)
+            clusters = means.fit(known.cpu().numpy()).predict(asked.cpu().numpy())
         metrics = {
             name: 100 * float(score(classes.numpy(), clusters)) for name, score in SCORES.items()
         }
         return TaskResult(metrics, {"clusters": means.n_clusters})
-
-    @property
-    def _split(self) -> Literal["train", "test"]:
-        return "train" if self.fit_on == "train" else "test"
 
     def _clusters(self, data: Dataset) -> int:
         _, labels = examples(data, "train", "labels")

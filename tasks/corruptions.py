@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.augment import gaussian_blur
 from benchmark.contracts import Images
+from benchmark.image_ops import gaussian_blur
 from benchmark.streams import Streams
 
 

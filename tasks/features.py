@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -13,15 +13,18 @@ from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.contracts import Dataset, Images, UserError
+from benchmark.contracts import Dataset, Images
+from benchmark.errors import UserError
 from benchmark.precision import autocast, full_precision
 from benchmark.views import normalise, plain_view
+
+SplitName = Literal["train", "test"]
 
 EVAL_BATCH = 256  # images per forward for scores; in evaluation mode they do not mix
 
 
 def examples(
-    data: Dataset, split: Literal["train", "test"], truth: Literal["labels", "pixel_labels"]
+    data: Dataset, split: SplitName, truth: Literal["labels", "pixel_labels"]
 ) -> tuple[UInt8[Tensor, "n 3 h w"], Integer[Tensor, "n ..."]]:
     """Images of a split and their ground truth.
 
@@ -114,15 +117,43 @@ def check_size(encoder: nn.Module, data: Dataset) -> None:
         ) from error
 
 
+def check_batches(
+    task: str, forward: Callable[[Images], object], count: int, size: tuple[int, int]
+) -> None:
+    """Refuse batches that a net cannot train on, without computing anything.
+
+    Args:
+        task: names the task in the message.
+        forward: of a net on the meta device, in the mode of training.
+        count: images in the smallest batch.
+        size: their height and width in pixels.
+
+    Raises:
+        UserError: as for a single value per channel, which BatchNorm has no statistics of.
+    """
+    try:
+        forward(torch.zeros(count, 3, *size, device="meta"))
+    except Exception as error:
+        raise UserError(
+            f"{task}: the encoder does not take batches of {count} images of {size[0]}x{size[1]} "
+            f"pixels, the smallest there are ({str(error).splitlines()[0]}); choose another "
+            "batch_size or larger images, or leave the task out"
+        ) from error
+
+
 @contextmanager
 def unchanged(encoder: nn.Module) -> Iterator[None]:
-    """Assert that weights and buffers, BatchNorm's statistics included, leave as they came."""
+    """See that weights and buffers, BatchNorm's statistics included, leave as they came.
+
+    Raises:
+        RuntimeError: if one of them does not.
+    """
     before = {name: value.clone() for name, value in encoder.state_dict().items()}
     yield
     after = encoder.state_dict()
-    assert all(torch.equal(after[name], value) for name, value in before.items()), (
-        "the encoder has changed"
-    )
+    for name, value in before.items():
+        if not torch.equal(after[name], value):
+            raise RuntimeError(f"the encoder has changed, in {name}")
 
 
 @torch.no_grad()
@@ -152,3 +183,27 @@ def extract(
     if not features.isfinite().all():
         raise FloatingPointError("the encoder gives features that are not finite")
     return features
+
+
+def frozen_features(
+    encoder: nn.Module,
+    data: Dataset,
+    splits: Sequence[SplitName],
+    precision: str,
+    device: torch.device,
+) -> dict[SplitName, tuple[Float[Tensor, "_ d"], Int[Tensor, "_"]]]:
+    """Features of un-augmented images by a frozen copy of the encoder, and labels, by split.
+
+    Raises:
+        UserError: if the data set has no such split or no labels.
+        FloatingPointError: if any feature is not finite.
+        RuntimeError: if the copy has changed.
+    """
+    found = {split: examples(data, split, "labels") for split in splits}
+    inputs = Inputs.of(data, device)
+    body = working_copy(encoder, device, freeze=True)
+    with unchanged(body):
+        return {
+            split: (extract(body, images, inputs, precision), labels)
+            for split, (images, labels) in found.items()
+        }

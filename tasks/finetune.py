@@ -4,21 +4,31 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Task, TaskResult, UserError
-from benchmark.precision import autocast, full_precision
+from benchmark.contracts import Dataset, Forwards, Task, TaskResult
+from benchmark.errors import UserError
+from benchmark.precision import autocast, check_precision, full_precision
 from benchmark.streams import seeded
 from tasks.accuracy import SCORES, accuracies
 from tasks.crops import Crops
-from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
+from tasks.features import (
+    Inputs,
+    check_batches,
+    check_size,
+    examples,
+    extract,
+    unchanged,
+    working_copy,
+)
+from tasks.grid import HeldOut, Point
 from tasks.layer_decay import decayed_groups, layer_depths
-from tasks.selection import GridSearch, HeldOut
+from tasks.selection import GridSearch
 from tasks.training import Training
 
 
@@ -56,6 +66,7 @@ class FineTuning(Task[nn.Module]):
         refit: train the chosen combination again, on the whole train split.
         augment: train on random resized crops and flips; scores never are.
         min_scale: smallest area of a crop, as a share of the image.
+        padding: pixels of reflection around the image, for crops from it instead of resized ones.
         flip_prob: chance of a horizontal flip.
         precision: "fp32" or "bf16", for the encoder; the linear layer is always fp32.
 
@@ -63,7 +74,7 @@ class FineTuning(Task[nn.Module]):
         UserError: for values that do not exist, are out of range or contradict each other.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[Literal["labels", "pixel_labels", "segments"]] = "labels"
 
     def __init__(
@@ -87,6 +98,7 @@ class FineTuning(Task[nn.Module]):
         refit: bool = False,
         augment: bool = False,
         min_scale: float = 0.08,
+        padding: int | None = None,
         flip_prob: float = 0.5,
         precision: str = "fp32",
     ) -> None:
@@ -104,7 +116,7 @@ class FineTuning(Task[nn.Module]):
                 f"finetune: label_smoothing={label_smoothing} must be at least 0 and below 1"
             )
         self.search = GridSearch.of("finetune", holdout, refit, lr=lr, weight_decay=weight_decay)
-        self.trainings = [
+        self.training, *_ = (
             Training(
                 "finetune",
                 epochs,
@@ -118,9 +130,9 @@ class FineTuning(Task[nn.Module]):
                 weight_decay=point["weight_decay"],
             )
             for point in self.search.points
-        ]
-        self.crops = Crops("finetune", augment, min_scale, flip_prob)
-        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
+        )
+        self.crops = Crops("finetune", augment, min_scale, flip_prob, padding)
+        check_precision(precision)
         self.head_lr = head_lr
         self.layer_decay = layer_decay
         self.label_smoothing = label_smoothing
@@ -139,7 +151,7 @@ class FineTuning(Task[nn.Module]):
         rate, decay = (self.search.words(name) for name in ("lr", "weight_decay"))
         if self.head_lr is not None:
             rate += f" for the encoder and {self.head_lr:g} for the classifier"
-        training = self.trainings[0].sentence(rate, decay)
+        training = self.training.sentence(rate, decay)
         falling = ""
         if self.layer_decay < 1:
             falling = f", rates times {self.layer_decay:g} for each layer down from the classifier"
@@ -150,7 +162,7 @@ class FineTuning(Task[nn.Module]):
         )
 
     def check(self, encoder: nn.Module, data: Dataset) -> None:
-        """Refuse a size, a stem or layers that the encoder lacks, and classes too small."""
+        """Refuse what the encoder lacks or does not take, and classes too small to hold out of."""
         if not self.reset_stem:
             check_size(encoder, data)
         elif not isinstance(getattr(encoder, "conv1", None), nn.Conv2d):
@@ -160,12 +172,18 @@ class FineTuning(Task[nn.Module]):
             )
         if self.layer_decay < 1:
             layer_depths(encoder)
-        self.search.check(data)
+        _, labels = examples(data, "train", "labels")
+        self.search.check(labels, data.name)
+        self.crops.check(data)
+        smallest = min(map(self.training.smallest_batch, self.search.counts(labels)))
+        body = self._body(encoder, eval_seed=0, device=torch.device("meta"))
+        check_batches("finetune", body, smallest, (data.image_size, data.image_size))
 
-    def passes(self, data: Dataset) -> int:
+    def forwards(self, encoder: nn.Module, data: Dataset) -> list[Forwards]:
         """See the contract: every candidate is a training."""
-        trainings = len(self.trainings) + (self.search.refit and len(self.trainings) > 1)
-        return super().passes(data) + 3 * trainings * self.trainings[0].epochs * len(data.train)
+        images = self.search.trainings * self.training.epochs * len(data.train)
+        body = self._body(encoder, eval_seed=0, device=torch.device("cpu"))
+        return [*super().forwards(body, data), Forwards(body, data.image_size, 3 * images)]
 
     def run(
         self, subject: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
@@ -175,31 +193,16 @@ class FineTuning(Task[nn.Module]):
         images, labels = examples(data, "train", "labels")
         test_images, test_labels = examples(data, "test", "labels")
         inputs = Inputs.of(data, device)
-        index, held = self.search.split(labels, eval_seed)
-        details: dict[str, Any] = {}
 
-        def train(training: Training, index: Int[Tensor, "m"]) -> _Net:
-            return self._train(training, subject, data, index, eval_seed=eval_seed, device=device)
+        def train(point: Point, index: Int[Tensor, "m"]) -> _Net:
+            return self._train(point, subject, data, index, eval_seed=eval_seed, device=device)
 
-        def attempt(training: Training) -> tuple[_Net | None, HeldOut | None]:
-            try:
-                net = train(training, index)
-                features = extract(net.body, images, inputs, self.precision, held)
-            except FloatingPointError:  # one candidate less, as the details tell
-                return None, None
-            return net, HeldOut.of(net.head, features, labels[held])
+        def score(net: _Net, index: Int[Tensor, "k"]) -> HeldOut | None:
+            features = extract(net.body, images, inputs, self.precision, index)
+            return HeldOut.of(net.head, features, labels[index])
 
         with unchanged(subject):
-            if len(self.trainings) == 1:
-                net: _Net | None = train(self.trainings[0], index)
-            else:
-                nets, scores = zip(*map(attempt, self.trainings), strict=True)
-                best, details = self.search.choose(scores)
-                net = nets[best]
-                if self.search.refit:
-                    index = torch.arange(len(labels))
-                    net = train(self.trainings[best], index)
-        assert net is not None
+            net, index, details = self.search.best(train, score, labels, eval_seed)
         features = extract(net.body, images, inputs, self.precision, index)
         test_features = extract(net.body, test_images, inputs, self.precision)
         train_accuracy = accuracies(net.head, features, labels[index])["accuracy"]
@@ -208,7 +211,7 @@ class FineTuning(Task[nn.Module]):
 
     def _train(
         self,
-        training: Training,
+        point: Point,
         encoder: nn.Module,
         data: Dataset,
         index: Int[Tensor, "m"],
@@ -219,8 +222,7 @@ class FineTuning(Task[nn.Module]):
         """Train a copy of the encoder and a classifier on the images at ``index``."""
         images, labels = examples(data, "train", "labels")
         inputs = Inputs.of(data, device)
-        start = self._fresh_stem(encoder, eval_seed) if self.reset_stem else encoder
-        body = working_copy(start, device, freeze=False, freeze_batchnorm=self.freeze_batchnorm)
+        body = self._body(encoder, eval_seed, device)
         dim = encoder.feature_dim
         assert isinstance(dim, int)
         with seeded(eval_seed, "finetune/head"):
@@ -237,13 +239,19 @@ class FineTuning(Task[nn.Module]):
             target = labels[chosen].to(device)
             return F.cross_entropy(head(features), target, label_smoothing=self.label_smoothing)
 
+        training = self.training.at(point)
         head_lr = training.lr if self.head_lr is None else self.head_lr
         groups = [
             {"params": list(head.parameters()), "lr": head_lr},
             *decayed_groups(body, training.lr, self.layer_decay),
         ]
-        training.fit_groups(loss, groups, count=len(index), eval_seed=eval_seed)
+        training.fit(loss, groups, count=len(index), eval_seed=eval_seed)
         return _Net(body, head)
+
+    def _body(self, encoder: nn.Module, eval_seed: int, device: torch.device) -> nn.Module:
+        """A copy of the encoder as its training begins."""
+        start = self._fresh_stem(encoder, eval_seed) if self.reset_stem else encoder
+        return working_copy(start, device, freeze=False, freeze_batchnorm=self.freeze_batchnorm)
 
     def _fresh_stem(self, encoder: nn.Module, eval_seed: int) -> nn.Module:
         """A copy whose first convolution is that of ADIOS for CIFAR, initialised as there."""

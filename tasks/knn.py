@@ -4,17 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from itertools import product
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Task, TaskResult, UserError, at_least
-from benchmark.precision import autocast
+from benchmark.contracts import Dataset, Task, TaskResult
+from benchmark.errors import UserError, at_least
+from benchmark.precision import check_precision
 from benchmark.streams import permutation
-from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
+from tasks.features import check_size, frozen_features
+from tasks.grid import Grid, HeldOut, numbers, whole_numbers
 
 _COSINES = 2**26  # computed at once: 256 MiB
 
@@ -37,7 +39,7 @@ class KNN(Task[nn.Module]):
         precision: "fp32" or "bf16", for the encoder.
 
     Raises:
-        UserError: for values out of range.
+        UserError: for values that are out of range, or are no numbers.
     """
 
     version: ClassVar[int] = 2
@@ -47,24 +49,21 @@ class KNN(Task[nn.Module]):
     def __init__(
         self,
         *,
-        k: int | Sequence[int] = 20,
-        temperature: float | Sequence[float] = 0.07,
+        k: int | list[int] = 20,
+        temperature: float | list[float] = 0.07,
         choose_on: int = 10_000,
         precision: str = "fp32",
     ) -> None:
-        ks = [k] if isinstance(k, int) else list(k)
-        temperatures = [temperature] if isinstance(temperature, int | float) else list(temperature)
-        if not ks or not temperatures:
-            raise UserError(
-                f"knn: k={ks} and temperature={temperatures} must each name one value or more"
-            )
+        ks = whole_numbers("knn", "k", k)
+        temperatures = numbers("knn", "temperature", temperature)
         for number in ks:
             at_least(1, "knn: ", k=number)
         for value in temperatures:
             if value <= 0:
                 raise UserError(f"knn: temperature={value} must be above 0")
         at_least(1, "knn: ", choose_on=choose_on)
-        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
+        check_precision(precision)
+        self.grid = Grid(purpose="knn", values={"k": ks, "temperature": temperatures})
         self.candidates = list(product(ks, temperatures))
         self.choose_on = choose_on
         self.precision = precision
@@ -94,24 +93,17 @@ class KNN(Task[nn.Module]):
         self, subject: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
         """Look up each test sample in the train split; ``eval_seed`` has no influence."""
-        images, labels = examples(data, "train", "labels")
-        test_images, test_labels = examples(data, "test", "labels")
         self.check(subject, data)
-        inputs = Inputs.of(data, device)
-        body = working_copy(subject, device, freeze=True)
-        with unchanged(body):
-            known = F.normalize(extract(body, images, inputs, self.precision))
-            asked = F.normalize(extract(body, test_images, inputs, self.precision))
-        best, details = self.candidates[0], {}
+        found = frozen_features(subject, data, ("train", "test"), self.precision, device)
+        (known, labels), (asked, test_labels) = found["train"], found["test"]
+        known, asked = F.normalize(known), F.normalize(asked)
+        best, details = 0, dict[str, Any]()
         if len(self.candidates) > 1:
             own = permutation(0, "knn/choose", 0, len(known))[: self.choose_on]
             correct = self._correct(known, labels, known[own], labels[own], own)
-            best = self.candidates[int(correct.argmax())]
-            details = {
-                "chosen": {"k": best[0], "temperature": best[1]},
-                "leave_one_out_accuracy": 100 * int(correct.max()) / len(own),
-            }
-        correct = self._correct(known, labels, asked, test_labels)[self.candidates.index(best)]
+            scores = [HeldOut(100 * hits / len(own)) for hits in correct.tolist()]
+            best, details = self.grid.choose(scores, "leave_one_out")
+        correct = self._correct(known, labels, asked, test_labels)[best]
         return TaskResult({"accuracy": 100 * int(correct) / len(asked)}, details)
 
     def _correct(

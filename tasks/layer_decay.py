@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from timm.models import group_parameters
 from torch import nn
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from tasks.training import Group
 
 _RESNET_STAGES = ({"conv1", "bn1"}, {"layer1"}, {"layer2"}, {"layer3"}, {"layer4"})

@@ -9,14 +9,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Task, TaskResult
-from benchmark.precision import autocast, full_precision
+from benchmark.contracts import Dataset, Forwards, Task, TaskResult
+from benchmark.precision import autocast, check_precision, full_precision
 from benchmark.streams import seeded
 from tasks.accuracy import SCORES, accuracies
 from tasks.crops import Crops
 from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
+from tasks.grid import HeldOut, Point
 from tasks.heads import Heads
-from tasks.selection import GridSearch, HeldOut, Point
+from tasks.selection import GridSearch
 from tasks.training import Training
 
 
@@ -47,6 +48,7 @@ class LinearProbe(Task[nn.Module]):
             appendix A.1).
         augment: train on random resized crops and flips; scores never are.
         min_scale: smallest area of a crop, as a share of the image.
+        padding: pixels of reflection around the image, for crops from it instead of resized ones.
         flip_prob: chance of a horizontal flip.
         precision: "fp32" or "bf16", for the encoder; the linear layer is always fp32.
 
@@ -54,7 +56,7 @@ class LinearProbe(Task[nn.Module]):
         UserError: for values that do not exist, are out of range or contradict each other.
     """
 
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     needs: ClassVar[Literal["labels", "pixel_labels", "segments"]] = "labels"
 
     def __init__(
@@ -73,12 +75,13 @@ class LinearProbe(Task[nn.Module]):
         standardise: bool = False,
         augment: bool = False,
         min_scale: float = 0.08,
+        padding: int | None = None,
         flip_prob: float = 0.5,
         precision: str = "fp32",
     ) -> None:
         self.search = GridSearch.of("linear", holdout, refit, lr=lr, weight_decay=weight_decay)
-        for point in self.search.points:
-            self.training = Training(
+        self.training, *_ = (
+            Training(
                 "linear",
                 epochs,
                 batch_size,
@@ -89,8 +92,10 @@ class LinearProbe(Task[nn.Module]):
                 lr=point["lr"],
                 weight_decay=point["weight_decay"],
             )
-        self.crops = Crops("linear", augment, min_scale, flip_prob)
-        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
+            for point in self.search.points
+        )
+        self.crops = Crops("linear", augment, min_scale, flip_prob, padding)
+        check_precision(precision)
         self.standardise = standardise
         self.precision = precision
         scaled = ", standardised by the un-augmented images trained on," if standardise else ""
@@ -104,12 +109,15 @@ class LinearProbe(Task[nn.Module]):
     def check(self, encoder: nn.Module, data: Dataset) -> None:
         """Refuse a size that the encoder does not take, and classes too small to hold out of."""
         check_size(encoder, data)
-        self.search.check(data)
+        _, labels = examples(data, "train", "labels")
+        self.search.check(labels, data.name)
+        self.crops.check(data)
 
-    def passes(self, data: Dataset) -> int:
+    def forwards(self, encoder: nn.Module, data: Dataset) -> list[Forwards]:
         """See the contract: features once, and each epoch's crops."""
-        rounds = self.training.epochs * (1 + (self.search.refit and len(self.search.points) > 1))
-        return super().passes(data) + (rounds * len(data.train) if self.crops.augment else 0)
+        trainings = 1 + (self.search.refit and len(self.search.points) > 1)
+        images = trainings * self.training.epochs * len(data.train) if self.crops.augment else 0
+        return [*super().forwards(encoder, data), Forwards(encoder, data.image_size, images)]
 
     def run(
         self, subject: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
@@ -165,7 +173,7 @@ class LinearProbe(Task[nn.Module]):
                 {"params": list(layer.parameters()), **point}
                 for layer, point in zip(heads.layers, points, strict=True)
             ]
-            self.training.fit_groups(losses, groups, count=len(index), eval_seed=eval_seed)
+            self.training.fit(losses, groups, count=len(index), eval_seed=eval_seed)
             return heads.apart()
 
         points, (index, held) = self.search.points, self.search.split(labels, eval_seed)

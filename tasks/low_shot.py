@@ -15,10 +15,12 @@ from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Task, TaskResult, UserError, at_least
-from benchmark.precision import autocast
-from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
-from tasks.selection import class_ranks, class_shares, edge_warning, numbers, sizes
+from benchmark.contracts import Dataset, Task, TaskResult
+from benchmark.errors import UserError, at_least
+from benchmark.precision import check_precision
+from tasks.features import check_size, examples, frozen_features
+from tasks.grid import Grid, HeldOut, numbers
+from tasks.selection import class_ranks, class_shares, sizes
 
 
 class LowShot(Task[nn.Module]):
@@ -64,13 +66,14 @@ class LowShot(Task[nn.Module]):
                 raise UserError(
                     f"low_shot: fractions={fractions} must be above 0 and at most 1 each"
                 )
-        self.c = sorted(numbers("low_shot", "c", c))
+        self.c = tuple(sorted(numbers("low_shot", "c", c)))
         for value in (*self.c, c_alone):
             if value <= 0:
                 raise UserError(f"low_shot: c={value:g} must be above 0")
         at_least(2, "low_shot: ", folds=folds)
         at_least(1, "low_shot: ", max_iterations=max_iterations)
-        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
+        check_precision(precision)
+        self.grid = Grid(purpose="low_shot", values={"c": self.c})
         self.folds = folds
         self.c_alone = c_alone
         self.max_iterations = max_iterations
@@ -105,13 +108,8 @@ class LowShot(Task[nn.Module]):
     ) -> TaskResult:
         """Fit a classifier to each fraction of ``data.train`` and score it on ``data.test``."""
         self.check(subject, data)
-        images, labels = examples(data, "train", "labels")
-        test_images, test_labels = examples(data, "test", "labels")
-        inputs = Inputs.of(data, device)
-        body = working_copy(subject, device, freeze=True)
-        with unchanged(body):
-            features = extract(body, images, inputs, self.precision)
-            test_features = extract(body, test_images, inputs, self.precision)
+        found = frozen_features(subject, data, ("train", "test"), self.precision, device)
+        (features, labels), (test_features, test_labels) = found["train"], found["test"]
         mean, variance = features.mean(0), features.var(0, correction=0)
 
         def standardised(x: Float[Tensor, "n d"]) -> Float[np.ndarray, "n d"]:
@@ -120,14 +118,19 @@ class LowShot(Task[nn.Module]):
         ranks = class_ranks(labels, eval_seed, "low_shot/labelled")
         metrics: dict[str, float] = {}
         details: dict[str, Any] = {}
+        edges: list[str] = []
         for fraction in self.fractions:
             labelled = (ranks < class_shares(labels, fraction)).nonzero()[:, 0]
             known, classes = standardised(features[labelled]), labels[labelled].numpy()
             fitted, chosen = self._fit(known, classes, ranks[labelled])
             hits = fitted.predict(standardised(test_features)) == test_labels.numpy()
-            percent = f"{100 * fraction:g}pct"
-            metrics[f"accuracy_{percent}"] = 100 * float(np.mean(hits))
-            details[percent] = {"labels": len(labelled), **chosen}
+            percent = f"{100 * fraction:g}"
+            if warning := chosen.pop("warning", None):
+                edges.append(f"{percent}%: {warning}")
+            metrics[f"accuracy_{percent}pct"] = 100 * float(np.mean(hits))
+            details[f"{percent}pct"] = {"labels": len(labelled), **chosen}
+        if edges:
+            details["warning"] = "; ".join(edges)
         return TaskResult(metrics, details)
 
     def _fit(
@@ -140,27 +143,20 @@ class LowShot(Task[nn.Module]):
         # Of a class with one image, that image is in every training part.
         alone = sizes(torch.from_numpy(labels)) == 1
         folds = (ranks % self.folds).masked_fill(alone, -1).numpy()
+        c = self.c[0] if len(self.c) == 1 else self.c_alone
+        details: dict[str, Any] = {"chosen": {"c": c}}
+        model = LogisticRegression(max_iter=self.max_iterations)
         # NumPy's own number of threads would be another one than the run's, which decides bytes.
         with threadpool_limits(torch.get_num_threads()), warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # the details tell
-            if len(self.c) == 1 or alone.all():
-                c = self.c[0] if len(self.c) == 1 else self.c_alone
-                classifier = LogisticRegression(C=c, max_iter=self.max_iterations)
-                classifier.fit(features, labels)
-                details: dict[str, Any] = {"c": c}
-            else:
+            if len(self.c) > 1 and not alone.all():
+                split = PredefinedSplit(folds)
                 search = GridSearchCV(
-                    LogisticRegression(max_iter=self.max_iterations),
-                    {"C": self.c},
-                    cv=PredefinedSplit(folds),
-                    error_score="raise",
+                    model, {"C": self.c}, cv=split, error_score="raise", refit=False
                 )
-                classifier = search.fit(features, labels).best_estimator_
-                shares = 100 * search.cv_results_["mean_test_score"]
-                tried = [
-                    {"c": c, "accuracy": float(a)} for c, a in zip(self.c, shares, strict=True)
-                ]
-                details = {"c": search.best_params_["C"], "cross_validated": tried}
-                if warning := edge_warning("c", details["c"], self.c):
-                    details["warning"] = warning
-        return classifier, {**details, "iterations": int(classifier.n_iter_.max())}
+                means = search.fit(features, labels).cv_results_["mean_test_score"]
+                scores = [HeldOut(100 * float(mean)) for mean in means]
+                best, details = self.grid.choose(scores, "cross_validated")
+                c = self.c[best]
+            model.set_params(C=c).fit(features, labels)
+        return model, {**details, "iterations": int(model.n_iter_.max())}

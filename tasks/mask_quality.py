@@ -7,7 +7,8 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from benchmark.contracts import Dataset, SavedMasks, Task, TaskResult, UserError
+from benchmark.contracts import Dataset, Forwards, SavedMasks, Task, TaskResult
+from benchmark.errors import UserError
 from benchmark.mask_metrics import with_controls
 from benchmark.views import plain_segments
 
@@ -38,6 +39,10 @@ class MaskQuality(Task[SavedMasks]):
         """Why there are no masks of this method to score, or None if there are."""
         return None if encoder.hides else f"{type(encoder).__name__} hides nothing"
 
+    def forwards(self, encoder: nn.Module, data: Dataset) -> list[Forwards]:
+        """See the contract: the masks are there."""
+        return []
+
     def run(
         self, subject: SavedMasks, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
@@ -50,12 +55,6 @@ class MaskQuality(Task[SavedMasks]):
                 "that has them or leave the task out"
             )
         segments = plain_segments(known[: len(masks)], data.view_size, data.view).numpy()
-        if segments.shape != (len(masks), *masks.shape[2:]):
-            raise UserError(
-                f"mask_quality: the masks are of {len(masks)} images of {masks.shape[-1]} pixels, "
-                f"and {data.name!r} has {len(segments)} of {segments.shape[-1]}; score masks on "
-                "the data of pretraining"
-            )
         if not segments.any():
             raise UserError(
                 f"mask_quality: the first {len(masks)} test images of {data.name!r} show no "

@@ -10,12 +10,14 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from benchmark.contracts import Dataset, Task, TaskResult, UserError, at_least
+from benchmark.contracts import Dataset, Forwards, Task, TaskResult
+from benchmark.errors import UserError, at_least
 from benchmark.precision import autocast, full_precision
 from benchmark.streams import Streams, permutation
 from benchmark.views import plain_view
 from tasks.corruptions import CORRUPTIONS, Disturb, occlude, shuffle_patches, strengths
-from tasks.features import EVAL_BATCH, Inputs, check_size, examples, unchanged, working_copy
+from tasks.features import EVAL_BATCH, Inputs, examples, unchanged, working_copy
+from tasks.grid import listed, numbers, whole_numbers
 from tasks.linear import LinearProbe
 
 _PIXELS = 2**22  # of images disturbed at once: their noise takes some hundred bytes each
@@ -65,37 +67,39 @@ class Robustness(Task[nn.Module]):
         self,
         *,
         probe: LinearProbe,
-        occlusion: Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
+        occlusion: float | Sequence[float] = (0.1, 0.3, 0.5, 0.7, 0.9),
         occlusion_cells: int = 8,
-        shuffle: Sequence[int] = (2, 4, 8),
-        corruptions: Sequence[str] = tuple(CORRUPTIONS),
+        shuffle: int | Sequence[int] = (2, 4, 8),
+        corruptions: str | Sequence[str] = tuple(CORRUPTIONS),
         count: int | None = None,
     ) -> None:
-        if not all(0 < share <= 1 for share in occlusion) or list(occlusion) != sorted(occlusion):
+        shares = numbers("robustness", "occlusion", occlusion) if listed(occlusion) else ()
+        if not all(0 < share <= 1 for share in shares) or list(shares) != sorted(shares):
             raise UserError(
-                f"robustness: occlusion={list(occlusion)} must be growing shares above 0 and at "
-                "most 1"
+                f"robustness: occlusion={occlusion} must be growing shares above 0 and at most 1"
             )
         at_least(1, "robustness: ", occlusion_cells=occlusion_cells)
-        if not all(grid > 1 for grid in shuffle) or list(shuffle) != sorted(shuffle):
-            raise UserError(
-                f"robustness: shuffle={list(shuffle)} must be growing whole numbers above 1"
-            )
-        for name in corruptions:
+        grids = whole_numbers("robustness", "shuffle", shuffle) if listed(shuffle) else ()
+        if not all(grid > 1 for grid in grids) or list(grids) != sorted(grids):
+            raise UserError(f"robustness: shuffle={shuffle} must be growing whole numbers above 1")
+        names = tuple(listed(corruptions))
+        for name in names:
             if name not in CORRUPTIONS:
                 known = ", ".join(CORRUPTIONS)
                 raise UserError(f"robustness: corruptions={name} is not one of {known}")
-        if not (occlusion or shuffle or corruptions):
+        if len(set(names)) < len(names):
+            raise UserError(f"robustness: corruptions={corruptions} must be different ones")
+        if not (shares or grids or names):
             raise UserError(
                 "robustness: occlusion, shuffle and corruptions are all empty; give one of them"
             )
         if count is not None:
             at_least(1, "robustness: ", count=count)
         self.probe = probe
-        self.occlusion = occlusion
+        self.occlusion = shares
         self.occlusion_cells = occlusion_cells
-        self.shuffle = shuffle
-        self.corruptions = corruptions
+        self.shuffle = grids
+        self.corruptions = names
         self.count = count
         self.protocol = self._protocol()
 
@@ -119,7 +123,6 @@ class Robustness(Task[nn.Module]):
 
     def check(self, encoder: nn.Module, data: Dataset) -> None:
         """Refuse what the probe refuses, and grids that do not fit the images."""
-        check_size(encoder, data)
         self.probe.check(encoder, data)
         side = data.image_size
         if self.occlusion and self.occlusion_cells > side:
@@ -134,11 +137,12 @@ class Robustness(Task[nn.Module]):
                     f"{data.name!r}; choose numbers that do"
                 )
 
-    def passes(self, data: Dataset) -> int:
+    def forwards(self, encoder: nn.Module, data: Dataset) -> list[Forwards]:
         """See the contract: the probe's, and each disturbed copy of the images scored."""
         assert data.test is not None
         copies = sum(len(kind.strengths) for kind in self._disturbances(data))
-        return self.probe.passes(data) + copies * min(self.count or len(data.test), len(data.test))
+        images = copies * min(self.count or len(data.test), len(data.test))
+        return [*self.probe.forwards(encoder, data), Forwards(encoder, data.image_size, images)]
 
     def run(
         self, subject: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device

@@ -9,7 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from benchmark.contracts import Images, UserError
+from benchmark.contracts import Images
+from benchmark.errors import UserError
 from benchmark.streams import Streams
 
 IGNORE = 255  # label of pixels that do not count

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
@@ -12,21 +12,25 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Task, TaskResult, UserError
-from benchmark.precision import autocast
-from benchmark.streams import Streams, permutation, seeded
+from benchmark.contracts import Dataset, Forwards, Task, TaskResult
+from benchmark.errors import UserError
+from benchmark.precision import autocast, check_precision
+from benchmark.streams import Streams, seeded
 from tasks.fcn import FCN, HEADS, FCNHead
 from tasks.features import (
     EVAL_BATCH,
     Inputs,
+    check_batches,
     check_size,
     examples,
     unchanged,
     working_copy,
 )
+from tasks.grid import HeldOut, Point
 from tasks.iou import confusion_matrix, intersection_over_union, mean_iou, num_classes_of
 from tasks.scale_crop import IGNORE, ScaleCrop
-from tasks.training import Training
+from tasks.selection import GridSearch
+from tasks.training import Group, Training
 
 _EVAL_SCORES = 2**25  # class scores computed at once for evaluation: 128 MiB
 
@@ -39,27 +43,30 @@ class Segmentation(Task[nn.Module]):
     trained on and scored at the size they are stored at; a ``view_size`` of the data, which is for
     whole-image features, has no influence.
 
+    Of several learning rates or weight decays each combination is trained in full, and the one with
+    the highest score on a held-out part of the train split is scored.
+
     Args:
         epochs: passes through the train split.
-        lr: learning rate, of the encoder too if it is trained. Of several, the one is taken
-            whose head is best on a held-out part of the train split, and trained again on all.
+        lr: learning rate, of the encoder too if it is trained, or several to choose from.
         head: "fcn32", "fcn16" or "fcn8".
         schedule: "constant", "cosine", "poly", "step" or "warmup_cosine".
-        warmup_epochs: for "warmup_cosine" alone, linear from 0.
         batch_size: most images in a step.
         freeze: train the head alone.
         head_lr: learning rate of the head if it is to differ.
-        optimiser: as in `tasks.features.Training`.
-        momentum: of SGD.
-        weight_decay: of SGD; with LARS of weight matrices only.
+        optimiser: "sgd", "lars" or "adamw".
+        warmup_epochs: for "warmup_cosine" alone, linear from 0.
+        momentum: of SGD; of AdamW the first beta.
+        weight_decay: one or several to choose from; with LARS of weight matrices only.
         freeze_batchnorm: leave a trained encoder's BatchNorm on its running statistics; its scale
             and shift train all the same.
+        holdout: share that is held out where there is something to choose.
+        refit: train the chosen combination again, on the whole train split.
         flip_prob, crop_size, min_scale, max_scale: see `ScaleCrop`.
-        holdout: share of the train split that several ``lr`` are compared on.
         precision: "fp32" or "bf16", for encoder and head.
 
     Raises:
-        UserError: for values that do not exist or are out of range.
+        UserError: for values that do not exist, are out of range or contradict each other.
     """
 
     version: ClassVar[int] = 2
@@ -69,22 +76,23 @@ class Segmentation(Task[nn.Module]):
         self,
         *,
         epochs: int,
-        lr: float | Sequence[float],
+        lr: float | list[float],
         head: str = "fcn8",
         schedule: str = "poly",
-        warmup_epochs: float = 0.0,
         batch_size: int = 16,
         freeze: bool = False,
         head_lr: float | None = None,
         optimiser: str = "sgd",
+        warmup_epochs: float = 0.0,
         momentum: float = 0.9,
-        weight_decay: float = 0.0,
+        weight_decay: float | list[float] = 0.0,
         freeze_batchnorm: bool = False,
+        holdout: float = 0.1,
+        refit: bool = False,
         flip_prob: float = 0.5,
         crop_size: int | None = None,
         min_scale: float = 1.0,
         max_scale: float = 1.0,
-        holdout: float = 0.1,
         precision: str = "fp32",
     ) -> None:
         if head not in HEADS:
@@ -98,30 +106,28 @@ class Segmentation(Task[nn.Module]):
             )
         if head_lr is not None and head_lr < 0:
             raise UserError(f"segmentation: head_lr={head_lr} must not be negative")
-        if not 0 < holdout < 1:
-            raise UserError(f"segmentation: holdout={holdout:g} must lie between 0 and 1")
-        autocast(precision, torch.device("cpu"))  # refuses an unknown precision
-        self.rates = [lr] if isinstance(lr, int | float) else list(lr)
-        if not self.rates:
-            raise UserError("segmentation: lr=[] names no learning rate; give one or more")
-        self.training = Training(
-            "segmentation",
-            epochs,
-            batch_size,
-            self.rates[0],
-            schedule,
-            momentum,
-            weight_decay,
-            optimiser,
-            warmup_epochs,
+        check_precision(precision)
+        self.search = GridSearch.of(
+            "segmentation", holdout, refit, "miou", lr=lr, weight_decay=weight_decay
         )
-        for rate in self.rates:
-            replace(self.training, lr=rate)  # refuses what is out of range
+        self.training, *_ = (
+            Training(
+                "segmentation",
+                epochs,
+                batch_size,
+                schedule=schedule,
+                momentum=momentum,
+                optimiser=optimiser,
+                warmup_epochs=warmup_epochs,
+                lr=point["lr"],
+                weight_decay=point["weight_decay"],
+            )
+            for point in self.search.points
+        )
         self.head = head
         self.freeze = freeze
         self.freeze_batchnorm = freeze_batchnorm
         self.head_lr = head_lr
-        self.holdout = holdout
         self.precision = precision
         self.augment = ScaleCrop(flip_prob, crop_size, min_scale, max_scale)
         self.protocol = self._protocol()
@@ -131,18 +137,12 @@ class Segmentation(Task[nn.Module]):
         norm = " (BatchNorm on its pretrained running statistics)" if self.freeze_batchnorm else ""
         start = f"{head} on the frozen encoder" if self.freeze else f"Encoder{norm} and {head}"
         head_lr = "" if self.head_lr is None else f" ({self.head_lr:g} for the head)"
-        rates, chosen = ", ".join(f"{rate:g}" for rate in self.rates), ""
-        if len(self.rates) > 1:
-            rates = f"one of {rates}"
-            chosen = (
-                f", the learning rate with the highest mean intersection over union on "
-                f"{self.holdout:g} of the train split held out, then trained on all of it"
-            )
-        training = self.training.sentence(rates, f"{self.training.weight_decay:g}")
+        rate, decay = (self.search.words(name) for name in ("lr", "weight_decay"))
+        training = self.training.sentence(rate, decay)
         return (
             f"{start} trained with cross entropy on images at their stored size, {self.augment}: "
-            f"{training}{head_lr}, in {self.precision}{chosen}; intersection over union of the "
-            "pixels of all un-augmented test images at their stored size after the last epoch, "
+            f"{training}{head_lr}{self.search}, in {self.precision}; intersection over union of "
+            "the pixels of all un-augmented test images at their stored size after the last epoch, "
             f"pixels of class {IGNORE} left out, mean over the classes that occur in truth or "
             "prediction."
         )
@@ -170,37 +170,22 @@ class Segmentation(Task[nn.Module]):
                 f"of {data.name!r}; choose at most {min(height, width)}, or null for all of them"
             )
         check_size(encoder, data)
-        self._rehearse(encoder, data, self.augment.size(height, width))
+        labels = _labels(len(data.train))
+        self.search.check(labels, data.name)
+        smallest = min(map(self.training.smallest_batch, self.search.counts(labels)))
+        body = self._body(encoder, torch.device("meta"))
+        stages: Callable[[Tensor], object] = body.stages  # type: ignore[assignment]
+        check_batches("segmentation", stages, smallest, self.augment.size(height, width))
 
-    def _rehearse(self, encoder: nn.Module, data: Dataset, size: tuple[int, int]) -> None:
-        """Refuse images too small for the stages, without computing anything."""
-        count = len(data.train) - self._held_out(data)
-        if count < 1:
-            raise UserError(
-                f"segmentation: holdout={self.holdout:g} leaves none of the {len(data.train)} "
-                f"training images of {data.name!r} to train on; give one lr alone"
-            )
-        smallest = count // math.ceil(count / self.training.batch_size)
-        body = working_copy(
-            encoder,
-            torch.device("meta"),
-            freeze=self.freeze,
-            freeze_batchnorm=self.freeze_batchnorm,
-        )
-        try:
-            body.stages(torch.zeros(smallest, 3, *size, device="meta"))  # type: ignore[operator]
-        except Exception as error:
-            raise UserError(
-                f"segmentation: the encoder's stages do not take {smallest} images of "
-                f"{size[0]}x{size[1]} pixels ({str(error).splitlines()[0]}); choose larger images, "
-                "crops or batches, or leave the task out"
-            ) from error
-
-    def passes(self, data: Dataset) -> int:
-        """See the contract: a training for each rate, and one more where there is a choice."""
-        trainings = len(self.rates) + (len(self.rates) > 1)
-        images = trainings * self.training.epochs * len(data.train)
-        return super().passes(data) + (1 if self.freeze else 3) * images
+    def forwards(self, encoder: nn.Module, data: Dataset) -> list[Forwards]:
+        """See the contract: every candidate is a training; images are scored as they are stored."""
+        side = data.train.images.shape[-1]
+        images = self.search.trainings * self.training.epochs * len(data.train)
+        crop = self.augment.size(side, side)[0]
+        return [
+            Forwards(encoder, crop, (1 if self.freeze else 3) * images),
+            Forwards(encoder, side, 0 if data.test is None else len(data.test)),
+        ]
 
     def run(
         self, subject: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
@@ -214,27 +199,18 @@ class Segmentation(Task[nn.Module]):
         # A class that only the test split has cannot be predicted but counts, with an IoU of 0.
         num_classes = max(learnt, num_classes_of(test_truth))
         inputs = Inputs.of(replace(data, view_size=None), device)
-        order = permutation(eval_seed, "segmentation/held out", 0, len(images))
-        held, rest = order[: self._held_out(data)], order[self._held_out(data) :]
 
-        def fit(lr: float, index: Int[Tensor, "m"]) -> FCN:
+        def train(point: Point, index: Int[Tensor, "m"]) -> FCN:
             net = self._net(subject, learnt, eval_seed, device)
             with unchanged(net.body if self.freeze else subject):
-                self._fit(net, lr, inputs, images, truth, index, eval_seed)
+                self._fit(net, point, inputs, images, truth, index, eval_seed)
             return net.eval()
 
-        lr, details = self.rates[0], {}
-        if len(self.rates) > 1:
-            tried = {
-                rate: mean_iou(
-                    self._confusion(fit(rate, rest), inputs, images, truth, held, learnt)
-                )
-                for rate in self.rates
-            }
-            lr = max(tried, key=lambda rate: tried[rate])
-            held_out = [{"lr": rate, "miou": 100 * miou} for rate, miou in tried.items()]
-            details = {"chosen": {"lr": lr}, "held_out": held_out}
-        net = fit(lr, torch.arange(len(images)))
+        def score(net: FCN, index: Int[Tensor, "k"]) -> HeldOut | None:
+            miou = mean_iou(self._confusion(net, inputs, images, truth, index, learnt))
+            return None if math.isnan(miou) else HeldOut(100 * miou)
+
+        net, _, details = self.search.best(train, score, _labels(len(images)), eval_seed)
         all_test = torch.arange(len(test_images))
         confusion = self._confusion(net, inputs, test_images, test_truth, all_test, num_classes)
         names += tuple(map(str, range(len(names), num_classes)))
@@ -245,16 +221,15 @@ class Segmentation(Task[nn.Module]):
             {"iou": {k: None if math.isnan(x) else 100 * x for k, x in iou.items()}, **details},
         )
 
-    def _held_out(self, data: Dataset) -> int:
-        """Training images that learning rates are compared on; none if there is but one rate."""
-        return math.ceil(self.holdout * len(data.train)) if len(self.rates) > 1 else 0
+    def _body(self, encoder: nn.Module, device: torch.device) -> nn.Module:
+        return working_copy(
+            encoder, device, freeze=self.freeze, freeze_batchnorm=self.freeze_batchnorm
+        )
 
     def _net(
         self, encoder: nn.Module, num_classes: int, eval_seed: int, device: torch.device
     ) -> FCN:
-        body = working_copy(
-            encoder, device, freeze=self.freeze, freeze_batchnorm=self.freeze_batchnorm
-        )
+        body = self._body(encoder, device)
         stage_dims: tuple[int, ...] = body.stage_dims  # type: ignore[assignment]
         with seeded(eval_seed, "segmentation/head"):
             head = FCNHead(stage_dims[-HEADS[self.head] :], num_classes)
@@ -263,7 +238,7 @@ class Segmentation(Task[nn.Module]):
     def _fit(
         self,
         net: FCN,
-        lr: float,
+        point: Point,
         inputs: Inputs,
         images: UInt8[Tensor, "n 3 h w"],
         truth: UInt8[Tensor, "n h w"],
@@ -286,10 +261,13 @@ class Segmentation(Task[nn.Module]):
             losses = F.cross_entropy(scores, labels.long(), ignore_index=IGNORE, reduction="none")
             return losses.sum() / (labels != IGNORE).sum().clamp(min=1)
 
-        training = replace(self.training, lr=lr)
-        training.fit(
-            loss, net.body, net.head, head_lr=self.head_lr, count=len(index), eval_seed=eval_seed
-        )
+        training = self.training.at(point)
+        head_lr = training.lr if self.head_lr is None else self.head_lr
+        groups: list[Group] = [
+            {"params": list(net.head.parameters()), "lr": head_lr},
+            {"params": [p for p in net.body.parameters() if p.requires_grad]},
+        ]
+        training.fit(loss, groups, count=len(index), eval_seed=eval_seed)
 
     @torch.no_grad()
     def _confusion(
@@ -301,12 +279,24 @@ class Segmentation(Task[nn.Module]):
         index: Int[Tensor, "m"],
         num_classes: int,
     ) -> Int[Tensor, "{num_classes} {num_classes}"]:
-        """Confusion matrix of the samples ``index`` of a split, un-augmented."""
-        device = inputs.device
+        """Confusion matrix of the samples ``index`` of a split, un-augmented.
+
+        Raises:
+            FloatingPointError: if any score is not finite.
+        """
+        device, finite = inputs.device, torch.ones((), dtype=torch.bool, device=inputs.device)
         total = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
         most = _EVAL_SCORES // (num_classes * truth[0].numel())
         for chosen in index.split(min(max(most, 1), EVAL_BATCH)):
             with autocast(self.precision, device):
-                predicted = net(inputs.plain(images[chosen])).argmax(1)
-            total += confusion_matrix(truth[chosen].to(device), predicted, num_classes)
+                scores = net(inputs.plain(images[chosen]))
+            finite &= scores.isfinite().all()
+            total += confusion_matrix(truth[chosen].to(device), scores.argmax(1), num_classes)
+        if not finite:
+            raise FloatingPointError("the head gives scores that are not finite; lower the lr")
         return total
+
+
+def _labels(count: int) -> Int[Tensor, "{count}"]:
+    """One class for all images: of those with classes of pixels any share will do."""
+    return torch.zeros(count, dtype=torch.long)

@@ -2,79 +2,59 @@
 
 from __future__ import annotations
 
-import itertools
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from benchmark.contracts import Dataset, UserError
+from benchmark.errors import UserError
 from benchmark.streams import permutation
-from tasks.accuracy import Head, class_scores, percent
-from tasks.features import examples
+from tasks.grid import Grid, HeldOut, Metric, Point, best_of, numbers
 
-Point = dict[str, float]
-
-
-@dataclass(frozen=True)
-class HeldOut:
-    """How a candidate does on images that it was not trained on.
-
-    Attributes:
-        accuracy: top-1, in percent.
-        loss: mean cross entropy.
-    """
-
-    accuracy: float
-    loss: float
-
-    @classmethod
-    def of(
-        cls, head: Head, features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]
-    ) -> HeldOut | None:
-        """Score a head; None if what it gives is not finite."""
-        scores, labels = class_scores(head, features), labels.to(features.device)
-        loss = float(F.cross_entropy(scores, labels))
-        if not math.isfinite(loss):
-            return None
-        return cls(percent(scores.argmax(1) == labels), loss)
+Net = TypeVar("Net")
+# What is compared, and what is held out for it, in words.
+_WORDS = {
+    "accuracy": ("top-1 accuracy", "each class of the train split"),
+    "miou": ("mean intersection over union", "the train split"),
+}
 
 
-@dataclass(frozen=True)
-class GridSearch:
-    """Every combination of the values of some settings, to be compared on held-out images.
+@dataclass(frozen=True, kw_only=True)
+class GridSearch(Grid):
+    """Combinations that are compared on a held-out part of the train split.
 
     With one combination there is nothing to choose, and nothing is held out.
 
     Attributes:
-        purpose: names the task in messages, and the random stream.
-        values: of each setting.
-        holdout: share of each class of the train split that is held out.
+        holdout: share that is held out: of each class, for accuracy.
         refit: whether the chosen combination is trained again, on the whole train split.
 
     Raises:
         UserError: for a share to hold out that is none.
     """
 
-    purpose: str
-    values: Mapping[str, tuple[float, ...]]
     holdout: float
     refit: bool
 
     @classmethod
-    def of(cls, purpose: str, holdout: float, refit: bool, **settings: object) -> GridSearch:
+    def of(
+        cls,
+        purpose: str,
+        holdout: float,
+        refit: bool,
+        metric: Metric = "accuracy",
+        **settings: object,
+    ) -> GridSearch:
         """A search over settings that are given as one number or several.
 
         Raises:
             UserError: as `numbers`.
         """
         values = {name: numbers(purpose, name, value) for name, value in settings.items()}
-        return cls(purpose, values, holdout, refit)
+        return cls(purpose=purpose, values=values, metric=metric, holdout=holdout, refit=refit)
 
     def __post_init__(self) -> None:
         if not 0 < self.holdout < 1:
@@ -83,37 +63,34 @@ class GridSearch:
             )
 
     @property
-    def points(self) -> list[Point]:
-        """The combinations, each with a value for every setting."""
-        combined = itertools.product(*self.values.values())
-        return [dict(zip(self.values, point, strict=True)) for point in combined]
-
-    def words(self, name: str) -> str:
-        """The values of a setting, for a protocol."""
-        values = [f"{value:g}" for value in self.values[name]]
-        return values[0] if len(values) == 1 else f"the best of {', '.join(values)}"
+    def trainings(self) -> int:
+        """How many trainings there are if each combination is trained by itself."""
+        several = len(self.points) > 1
+        return len(self.points) + (several and self.refit)
 
     def __str__(self) -> str:
         """How the choice is made, as the end of a sentence; nothing if there is none."""
         if len(self.points) == 1:
             return ""
+        score, whole = _WORDS[self.metric]
         again = "then trained again on all of it" if self.refit else "not trained again on all"
-        return (
-            f", chosen by top-1 accuracy on {100 * self.holdout:g}% of each class of the train "
-            f"split held out, {again}"
-        )
+        return f", chosen by {score} on {100 * self.holdout:g}% of {whole} held out, {again}"
 
-    def check(self, data: Dataset) -> None:
+    def check(self, labels: Int[Tensor, "n"], name: str) -> None:
         """Refuse data of which nothing would be held out.
+
+        Args:
+            labels: of the train split, all alike where classes do not count.
+            name: of the data set.
 
         Raises:
             UserError: naming the data set.
         """
-        _, labels = examples(data, "train", "labels")
         if len(self.points) > 1 and (class_shares(labels, 1 - self.holdout) == sizes(labels)).all():
             raise UserError(
-                f"{self.purpose}: holdout={self.holdout:g} is not one image of any class of "
-                f"{data.name!r}; set a larger one, or give one value of {' and '.join(self.values)}"
+                f"{self.purpose}: holdout={self.holdout:g} of {_WORDS[self.metric][1]} of {name!r} "
+                "is not one image; set a larger one, or give one value of "
+                f"{' and '.join(self.values)}"
             )
 
     def split(
@@ -129,55 +106,53 @@ class GridSearch:
             kept = ranks < class_shares(labels, 1 - self.holdout)
         return kept.nonzero()[:, 0], (~kept).nonzero()[:, 0]
 
-    def choose(self, scores: Sequence[HeldOut | None]) -> tuple[int, dict[str, Any]]:
-        """The combination with the highest accuracy; of several, that with the lowest loss.
+    def counts(self, labels: Int[Tensor, "n"]) -> set[int]:
+        """How many images there are to train on, while choosing and when all is trained on."""
+        kept, _ = self.split(labels, eval_seed=0)  # with every seed as many
+        return {len(kept), len(labels)} if self.refit else {len(kept)}
+
+    def best(
+        self,
+        train: Callable[[Point, Int[Tensor, "m"]], Net],
+        score: Callable[[Net, Int[Tensor, "k"]], HeldOut | None],
+        labels: Int[Tensor, "n"],
+        eval_seed: int,
+    ) -> tuple[Net, Int[Tensor, "m"], dict[str, Any]]:
+        """Train each combination in turn, one that diverges loses, and choose among the nets.
 
         Args:
-            scores: in the order of `points`, None for one whose training diverged.
+            train: a net with a combination, on the images at the positions given.
+            score: of a net on the images held out.
+            labels: as for `check`.
+            eval_seed: decides what is held out.
 
         Returns:
-            Its place, and what to keep of the choice among a result's details.
+            The net, the positions that it was trained on, and the details of the choice.
 
         Raises:
-            FloatingPointError: if all diverged.
+            FloatingPointError: if all diverge.
         """
-        found = [(s.accuracy, -s.loss, -k) for k, s in enumerate(scores) if s is not None]
-        if not found:
-            raise FloatingPointError(f"{self.purpose}: no training stays finite; lower the lr")
-        best = -max(found)[2]
-        tried = [
-            {**point, "accuracy": None if score is None else score.accuracy}
-            for point, score in zip(self.points, scores, strict=True)
-        ]
-        details: dict[str, Any] = {"chosen": self.points[best], "held_out": tried}
-        chosen = self.points[best].items()
-        warnings = [edge_warning(name, value, self.values[name]) for name, value in chosen]
-        if any(warnings):
-            details["warning"] = "; ".join(filter(None, warnings))
-        return best, details
-
-
-def numbers(purpose: str, name: str, given: object) -> tuple[float, ...]:
-    """The values of a setting that is one number or a list of them.
-
-    Raises:
-        UserError: if there is none, one twice, or one that is no finite number.
-    """
-    values: list[Any] = given if isinstance(given, list) else [given]
-    finite = all(type(v) in (int, float) and math.isfinite(v) for v in values)
-    if not (values and finite and len(set(values)) == len(values)):
-        raise UserError(
-            f"{purpose}: {name}={given} must be a number or a list of different numbers"
-        )
-    return tuple(map(float, values))
-
-
-def edge_warning(name: str, value: float, values: Sequence[float]) -> str | None:
-    """A warning if a value beyond those tried may be better than the chosen one; 0 has no lower."""
-    if len(values) == 1 or min(values) < value < max(values) or value == 0:
-        return None
-    end, beyond = ("lowest", "lower") if value == min(values) else ("highest", "higher")
-    return f"{name}={value:g} is the {end} tried, and a {beyond} one may be better"
+        points, (index, held) = self.points, self.split(labels, eval_seed)
+        if len(points) == 1:
+            return train(points[0], index), index, {}
+        best: Net | None = None
+        scores: list[HeldOut | None] = []
+        for point in points:
+            net: Net | None = None  # so that none that has lost stays in memory
+            try:
+                net = train(point, index)
+                scores.append(score(net, held))
+            except FloatingPointError:  # one candidate less, as the details tell
+                scores.append(None)
+            if best_of(scores) == len(scores) - 1:
+                best = net
+        place, details = self.choose(scores)
+        if self.refit:
+            net = best = None
+            index = torch.arange(len(labels))
+            best = train(points[place], index)
+        assert best is not None
+        return best, index, details
 
 
 def class_ranks(labels: Int[Tensor, "n"], eval_seed: int, purpose: str) -> Int[Tensor, "n"]:

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from benchmark.contracts import UserError, at_least
+from benchmark.errors import UserError, at_least
 from benchmark.optim import build_lars, by_dimension
 from benchmark.schedule import warmup_cosine
 from benchmark.streams import permutation, seeded
@@ -49,7 +49,8 @@ class Training:
         lr: learning rate at the start.
         schedule: name in `SCHEDULES`.
         momentum: of SGD; of AdamW the first beta, its second is 0.999.
-        weight_decay: of all parameters; with LARS of matrices only.
+        weight_decay: of all parameters; with LARS of matrices only; of AdamW decoupled from the
+            gradients.
         optimiser: "sgd"; "lars" is SGD with the gradients of weight matrices scaled as in the
             ADIOS code's evaluations; or "adamw".
         warmup_epochs: for "warmup_cosine" alone, linear from 0.
@@ -114,33 +115,18 @@ class Training:
             f"{lr} ({schedule}), {momentum} and weight decay {weight_decay}{decay}"
         )
 
+    def at(self, point: Mapping[str, float]) -> Training:
+        """The same with the "lr" and the "weight_decay" of a combination."""
+        return replace(self, lr=point["lr"], weight_decay=point["weight_decay"])
+
+    def smallest_batch(self, count: int) -> int:
+        """Samples in the smallest batch of an epoch of ``count``."""
+        return count // self._batches(count)
+
+    def _batches(self, count: int) -> int:
+        return math.ceil(count / self.batch_size)
+
     def fit(
-        self,
-        loss: Callable[[int, Int[Tensor, "b"]], Float[Tensor, ""]],
-        body: nn.Module,
-        head: nn.Module,
-        *,
-        head_lr: float | None = None,
-        count: int,
-        eval_seed: int,
-    ) -> None:
-        """Train a body, if any of its parameters is trainable, and a head; see `fit_groups`.
-
-        Args:
-            loss: of a batch, given the positions of its samples in the split.
-            body: its trainable parameters, if any, learn with ``lr``.
-            head: learns with ``head_lr``.
-            head_lr: ``lr`` if None.
-            count: number of samples.
-            eval_seed: decides the order of samples.
-        """
-        groups: list[Group] = [
-            {"params": list(head.parameters()), "lr": self.lr if head_lr is None else head_lr},
-            {"params": [p for p in body.parameters() if p.requires_grad]},
-        ]
-        self.fit_groups(loss, groups, count=count, eval_seed=eval_seed)
-
-    def fit_groups(
         self,
         loss: Callable[[int, Int[Tensor, "b"]], Float[Tensor, "*k"]],
         groups: Iterable[Group],
@@ -161,7 +147,7 @@ class Training:
             FloatingPointError: if no loss stays finite.
         """
         optimiser = self._optimiser(groups)
-        batches = math.ceil(count / self.batch_size)
+        batches = self._batches(count)
         steps, warmup = batches * self.epochs, round(batches * self.warmup_epochs)
         factor = SCHEDULES[self.schedule]
         rate = LambdaLR(optimiser, lambda step: factor(step, steps, warmup))

@@ -93,6 +93,18 @@ def folder_of_images(folder: Path, classes: tuple[str, ...], count: int = 40) ->
         ("data.digit_size=20", "benchmark.scenes.load refuses"),
         ("tasks.linear.data=digits", "choose one with data@tasks.linear.data=digits"),
         ("tasks.linear=foo", "'foo' names no _target_"),
+        ("tasks.transfer.lr=0.5", "write +tasks.transfer.lr=... to change one"),
+        (
+            "+tasks.a={like:robustness,probe:3} task=a",
+            "probe=3 must be a node that",
+        ),
+        ("+data@tasks.mask_quality.data=scenes task=mask_quality", "tasks.mask_quality.data must"),
+        (
+            "task=mask_quality",
+            "task=mask_quality: nothing would be evaluated; mask_quality:",
+        ),
+        ("pflops=nan", "pflops=nan must be a number above 0"),
+        ("tables_dir=/proc/nowhere", "/proc/nowhere cannot be written"),
         ("tasks.finetune.head_lr=abc", "head_lr='abc' must be of type float"),
         ("tasks.finetune.head_lr=-1", "head_lr=-1"),
         ("tasks.knn.k=500", "k=500 exceeds the 128 training images"),

@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # What plug-ins may use of benchmark: modules that know neither trainer nor configuration.
 LEAVES = {
-    "contracts", "streams", "precision", "augment", "schedule", "optim", "views", "mask_metrics",
+    "contracts", "errors", "streams", "precision", "image_ops", "schedule", "optim", "views",
+    "mask_metrics",
 }  # fmt: skip
 PACKAGES = ("benchmark", "methods", "tasks", "reports")
 

@@ -12,6 +12,7 @@ from torchvision.models import resnet18
 from benchmark.run import main
 
 SMOKE = ("preset=smoke", "data.train_count=128", "data.test_count=64", "device=cpu")
+EXTENSIONS = ("md", "tex", "csv")
 FULL = ("encoder.width=64", "encoder.stem=imagenet")
 
 
@@ -61,6 +62,44 @@ def test_run__a_task_like_another_one_on_other_data(cli, tmp_path: Path) -> None
     assert "digits: Linear" in (tmp_path / "runs/tables/table2.md").read_text()
 
 
+def test_run__a_task_like_another_one_with_nested_settings(cli, tmp_path: Path) -> None:
+    cli(
+        "task=shuffled",
+        "+tasks.shuffled.like=robustness",
+        "+tasks.shuffled.probe.epochs=1",
+        "+tasks.shuffled.count=10",
+    )
+    (result,) = results(tmp_path).values()
+    assert "SGD for 1 epochs in batches of 256" in result["protocol"]
+    assert "on 10 test images" in result["protocol"]
+
+
+def test_run__masks_are_of_the_images_they_are_scored_on(cli, tmp_path: Path) -> None:
+    line = ("method=oracle", "task=mask_quality", "epochs=1")
+    for more in ((), ("data.test_count=48",)):
+        main([*line, *SMOKE, *more])
+    files = tmp_path.glob("runs/*/oracle-*/seed0/results/mask_quality-*/seed0.json")
+    found = [json.loads(file.read_text())["metrics"]["ari"] for file in files]
+    assert len(found) == 2
+    assert min(found) > 99  # the oracle's masks are the objects
+
+
+def test_run__tables_of_two_commands_on_one_folder(cli, tmp_path: Path) -> None:
+    """What an experiment writes of another one's runs is another table."""
+    cli("task=knn", "epochs=1", "tables_dir=a")
+    cli("task=transfer", "epochs=1", "tasks.linear.epochs=1", "tables_dir=b")
+    assert {p.name for p in (tmp_path / "a").iterdir()} == {f"table1.{x}" for x in EXTENSIONS}
+    assert {p.name for p in (tmp_path / "b").iterdir()} == {f"table2.{x}" for x in EXTENSIONS}
+
+
+def test_run__a_task_of_ones_own_without_data(cli, tmp_path: Path) -> None:
+    cli(
+        "task=mine",
+        "+tasks.mine={_target_:tasks.knn.KNN,k:5,temperature:0.1,choose_on:100,precision:fp32}",
+    )
+    assert "Vote of the 5 training" in next(iter(results(tmp_path).values()))["protocol"]
+
+
 def test_run__checkpoint_of_torchvision(cli, tmp_path: Path) -> None:
     torch.manual_seed(0)
     torch.save(resnet18().state_dict(), tmp_path / "their resnet.pth")
@@ -71,15 +110,18 @@ def test_run__checkpoint_of_torchvision(cli, tmp_path: Path) -> None:
     assert result["pretrain_seed"] == 0
     assert "*their-resnet (smoke)*" in (tmp_path / "runs/tables/table1.md").read_text()
     assert "reused pretraining, knn" in cli(*line)
+    # Of other colours the same encoder has other features.
+    cli(*line, "normalisation.mean=[0,0,0]")
+    assert len(list(folder.parents[1].glob("their-resnet-*"))) == 2
     # Other weights under the same name are another encoder.
     torch.save(resnet18().state_dict(), tmp_path / "their resnet.pth")
     cli(*line)
-    assert len(list(folder.parents[1].glob("their-resnet-*"))) == 2
+    assert len(list(folder.parents[1].glob("their-resnet-*"))) == 3
     # Beside runs of the suite's own it is a row of their table.
-    cli(*FULL, "task=knn", "epochs=1")
+    cli(*FULL, "task=knn", "epochs=1", "batch_size=32")  # of which the checkpoint knows nothing
     table = (tmp_path / "runs/tables/table1.md").read_text()
     assert "SimCLR (smoke)" in table
-    assert table.count("their-resnet (smoke)") == 2
+    assert table.count("their-resnet (smoke)") == 3
 
 
 @pytest.mark.parametrize(

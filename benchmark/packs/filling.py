@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
+import os
+from collections.abc import Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,11 +43,13 @@ class Filled:
         chunk: what was to be done.
         counts: how often each of the 256 values occurs in each channel.
         damaged: images that cannot be read, counted in the split, and why; their rows are void.
+        stamp: the `stamp_of` the files of its images before they were read.
     """
 
     chunk: Chunk
     counts: list[list[int]]
     damaged: list[tuple[int, str]]
+    stamp: str
 
 
 @dataclass(frozen=True)
@@ -69,6 +75,7 @@ class Filler:
             OSError: if they cannot be written.
         """
         files = {name: ArrayFile.open(path) for name, path in self.files.items()}
+        stamp = stamp_of(self.splits[chunk.split].files(chunk.start, chunk.stop))
         count = chunk.stop - chunk.start
         rows = {
             name: np.full((count, *file.shape[1:]), FILL[name], np.uint8)
@@ -88,7 +95,7 @@ class Filler:
                 rows[name][position] = found.arrays[name]
         for name, file in files.items():
             file.write(chunk.row, rows[name])
-        return Filled(chunk, counts.tolist(), damaged)
+        return Filled(chunk, counts.tolist(), damaged, stamp)
 
     def _read(self, examples: Examples, index: int) -> Square:
         sample = examples.read(index)
@@ -96,3 +103,14 @@ class Filler:
         if lacking := set(examples.truth) - set(found.arrays):
             raise ValueError(f"it has no {lacking.pop()}")
         return found
+
+
+def stamp_of(files: Iterable[Path]) -> str:
+    """Hash of the paths, sizes and times of files: another one if a file has changed."""
+    state = hashlib.sha256()
+    for file in files:
+        state.update(os.fsencode(file.absolute()) + b"\0")
+        with suppress(OSError):  # such as a dangling link; reading the image will name it
+            stat = file.stat()
+            state.update(b"%d %d\0" % (stat.st_size, stat.st_mtime_ns))
+    return state.hexdigest()

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
 import numpy as np
 
-from benchmark.packs.filling import Chunk, Filled
+from benchmark.files import write_text
+from benchmark.packs.filling import Chunk, Filled, stamp_of
 from benchmark.sources.source import Examples
 
 # What a process does at once: little enough to lose, and to hold in memory.
@@ -85,22 +85,26 @@ class Journal:
         """Start anew, once empty arrays are there."""
         self._path.write_text(self._first)
 
-    def replay(self) -> Iterator[Filled]:
-        """What is done; a last line that a crash has cut off is removed."""
-        whole = len(self._first)
-        with self._path.open("rb") as file:
-            file.seek(whole)
+    def replay(self, splits: Mapping[str, Examples]) -> Iterator[Filled]:
+        """What is done, of images whose files are as they were; the rest is struck out."""
+        valid = [self._first]
+        with self._path.open(encoding="utf-8", errors="replace") as file:
+            next(file)
             for line in file:
                 try:
                     entry = json.loads(line)
-                except ValueError:
+                except ValueError:  # cut off by a crash
                     break
-                if not line.endswith(b"\n"):
+                if not line.endswith("\n"):
                     break
-                whole += len(line)
-                damaged = [(index, problem) for index, problem in entry["damaged"]]
-                yield Filled(self._chunks[entry["number"]], entry["counts"], damaged)
-        os.truncate(self._path, whole)
+                chunk = self._chunks[entry["number"]]
+                files = splits[chunk.split].files(chunk.start, chunk.stop)
+                if entry["stamp"] == stamp_of(files):
+                    valid.append(line)
+                    damaged = [(index, problem) for index, problem in entry["damaged"]]
+                    yield Filled(chunk, entry["counts"], damaged, entry["stamp"])
+        # Now, as the rows of what is struck out are about to be written over.
+        write_text(self._path, "".join(valid))
 
     def __enter__(self) -> Journal:
         self._file = self._path.open("a")
@@ -120,6 +124,7 @@ class Journal:
             "number": filled.chunk.number,
             "counts": filled.counts,
             "damaged": filled.damaged,
+            "stamp": filled.stamp,
         }
         self._file.write(json.dumps(entry) + "\n")
         self._file.flush()

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.files import write_json
 from benchmark.packs.fitting import Fit
 from benchmark.sources.source import Source
@@ -22,7 +23,7 @@ class Recipe:
     """What decides the bytes of a pack, and where it lies.
 
     Attributes:
-        name: of the data set, and of the pack's folder.
+        name: of the pack's folder.
         data_dir: folder of all packs.
         source: reads the distributed files.
         stored_size: side of the images in pixels.
@@ -55,6 +56,11 @@ class Recipe:
         return Path(self.data_dir).expanduser() / self.name
 
     @property
+    def work(self) -> Path:
+        """Where it is made before it takes its place."""
+        return self.folder.with_name(f".{self.name}.partial")
+
+    @property
     def settings(self) -> dict[str, Any]:
         """What packs of the same bytes share, as JSON has it."""
         identity = self.source.identity()
@@ -62,20 +68,29 @@ class Recipe:
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 
-    def differences(self, manifest: Manifest) -> list[tuple[str, Any, Any]]:
-        """Settings that the pack of a manifest has otherwise: the key, its value, ours."""
+    def mismatch(self, manifest: Manifest) -> str | None:
+        """How the pack of a manifest was made otherwise, in words that follow "was"; or None."""
         theirs = {key: getattr(manifest, key) for key in self.settings}
-        return _differences("data", theirs, self.settings)
+        for key, value, ours in _differences("data", theirs, self.settings):
+            return f"made with {key}={_typed(value)} where {_typed(ours)} is asked for"
+        return None
 
 
-def _differences(key: str, theirs: Any, ours: Any) -> list[tuple[str, Any, Any]]:
-    if not (isinstance(theirs, dict) and isinstance(ours, dict)):
-        return [] if theirs == ours else [(key, theirs, ours)]
-    found = []
-    for name in dict.fromkeys([*theirs, *ours]):
-        inner = key if name == "arguments" else f"{key}.{name}"
-        found += _differences(inner, theirs.get(name), ours.get(name))
-    return found
+def _differences(key: str, theirs: Any, ours: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Keys of different values, and both values."""
+    if isinstance(theirs, dict) and isinstance(ours, dict):
+        for name in dict.fromkeys([*theirs, *ours]):
+            inner = key if name == "arguments" else f"{key}.{name}"
+            yield from _differences(inner, theirs.get(name), ours.get(name))
+    elif theirs != ours:
+        yield key, theirs, ours
+
+
+def _typed(value: Any) -> str:
+    """A setting as users type it."""
+    if isinstance(value, list):
+        return f"[{','.join(map(_typed, value))}]"
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 class DamagedPackError(Exception):

@@ -6,7 +6,6 @@ Its splits are ranges of the same arrays, so that neighbours are joined without 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -16,8 +15,9 @@ from typing import Any, Literal
 import numpy as np
 import torch
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
 from benchmark.data import Digests, counted_statistics, digest_of_blocks, fingerprint
+from benchmark.errors import UserError
 from benchmark.packs.arrays import ArrayFile
 from benchmark.packs.fitting import Fit
 from benchmark.packs.manifest import MANIFEST, DamagedPackError, Manifest, Recipe, Stored
@@ -163,12 +163,13 @@ def load(
     labels: str | None = None,
     image_size: int | None = None,
     view: Literal["whole", "centre"] = "whole",
+    pack: str | None = None,
     option: str | None = None,
 ) -> Dataset:
     """Open a pack as a data set; its arrays are memory-mapped, and changes stay in memory.
 
     Args:
-        name: what tables, run folders and the pack's folder are called.
+        name: what tables and run folders call it.
         data_dir: folder of all packs.
         source: what the pack was made from.
         stored_size: side of the stored images in pixels.
@@ -180,12 +181,13 @@ def load(
         labels: name of the label set; None for the only one.
         image_size: side of the images that encoders see in pixels; None for ``stored_size``.
         view: see `benchmark.contracts.Dataset`.
+        pack: the pack's folder, which sets of the same stored images may share; None for ``name``.
         option: what ``data=`` chooses this configuration by; None for ``name``.
 
     Raises:
         UserError: if there is no such pack, or it was made otherwise, or lacks what is asked for.
     """
-    recipe = Recipe(name, data_dir, source, stored_size, fit)
+    recipe = Recipe(pack or name, data_dir, source, stored_size, fit)
     prepare = f"python benchmark/prepare.py data={option or name} source=DIR"
     prepare += "" if option is None else f" data.name={name}"
     prepare += f" data_dir={data_dir}"
@@ -195,24 +197,24 @@ def load(
             f"{prepare} and this run's other data.KEY=VALUE, with {source.expects}."
         )
     try:
-        pack = Pack(recipe.folder)
+        opened = Pack(recipe.folder)
     except DamagedPackError as error:
         raise UserError(
             f"{error.file} cannot be used because {error.problem}; run {prepare} replace=true."
         ) from error
-    for key, theirs, ours in recipe.differences(pack.manifest):
+    if mismatch := recipe.mismatch(opened.manifest):
         raise UserError(
-            f"{recipe.folder} was made with {key}={_plain(theirs)} and this run asks for "
-            f"{_plain(ours)}; change that, or data.name, or run {prepare} replace=true with it."
+            f"{recipe.folder} was {mismatch}; change that, data.name or data_dir, or run {prepare} "
+            "replace=true with it."
         )
     size = stored_size if image_size is None else image_size
     if size < 1 or (view == "centre" and size > stored_size):
         raise UserError(
             f"data.image_size={size} must lie between 1 and the stored {stored_size} pixels."
         )
-    chosen = pack.label_set(labels)
+    chosen = opened.label_set(labels)
     parts = {
-        key: pack.part(
+        key: opened.part(
             key,
             [names] if isinstance(names, str) else names,
             chosen,
@@ -221,8 +223,8 @@ def load(
         for key, names in (("train", train), ("test", test), ("pretrain", pretrain))
         if names is not None
     }
-    class_names = pack.manifest.class_names[chosen] if chosen else ()
-    pixel_class_names = pack.manifest.pixel_class_names
+    class_names = opened.manifest.class_names[chosen] if chosen else ()
+    pixel_class_names = opened.manifest.pixel_class_names
     more: dict[str, Any] = {"view": [size, view]} if size != stored_size else {}
     if pixel_class_names:
         more["pixel_class_names"] = pixel_class_names
@@ -259,7 +261,3 @@ def assemble(
         fingerprint("images", class_names, seen.digests),
         pretrain=seen.split if "pretrain" in more else None,
     )
-
-
-def _plain(value: Any) -> str:
-    return json.dumps(value) if isinstance(value, (dict, list, type(None))) else str(value)

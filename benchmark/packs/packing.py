@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
@@ -16,12 +15,13 @@ from pathlib import Path
 
 import PIL
 
-from benchmark.contracts import UserError
-from benchmark.files import exclusive
+from benchmark.errors import UserError
+from benchmark.files import exclusive, remove_held
+from benchmark.packs.filling import stamp_of
 from benchmark.packs.journal import Journal
 from benchmark.packs.manifest import FORMAT, MANIFEST, DamagedPackError, Recipe
 from benchmark.packs.pack import Pack
-from benchmark.packs.writer import GO_ON, write_pack
+from benchmark.packs.writer import write_pack
 from benchmark.progress import Emit, Event
 
 
@@ -46,35 +46,34 @@ def prepare(
     Raises:
         UserError: for anything wrong with the source, the disk, or what lies there already.
     """
-    work = recipe.folder.with_name(f".{recipe.name}.partial")
+    work = recipe.work
     inode = _inode(recipe.folder)
-    waits: list[Event] = []
 
     def wait() -> None:
-        waits.append(Event(recipe.name, "another process is making this pack; waiting for it"))
-        emit(waits[-1])
+        emit(Event(recipe.name, "another process is making this pack; waiting for it"))
 
     def needed() -> bool:  # not if another process has made it since this one began
         there = _is_there(recipe, replace=replace)
         return not there or (replace and _inode(recipe.folder) == inode)
 
-    while needed() or work.exists():
-        waited = len(waits)
-        with _disk_errors(work), existing(work.parent), exclusive(work, wait):
-            if len(waits) > waited or not (work / ".lock").exists():
-                continue  # the other process has moved the lock away with all else: look again
-            if to_do := needed():
-                pack = _make(work, recipe, source, workers=workers, trust=trust, emit=emit)
-                if recipe.folder.exists():
-                    recipe.folder.rename(work / "replaced")
-                pack.rename(recipe.folder)
-            shutil.rmtree(work)
-            return to_do
-    return False
+    if not needed() and not work.exists():
+        return False
+    with _disk_errors(work), nothing_new(work.parent), exclusive(work, wait):
+        if to_do := needed():
+            pack = _make(work, recipe, source, workers=workers, trust=trust, emit=emit)
+            if recipe.folder.exists():
+                shutil.rmtree(work / "replaced", ignore_errors=True)  # of a killed process
+                recipe.folder.rename(work / "replaced")
+            pack.rename(recipe.folder)
+        remove_held(work)
+        return to_do
 
 
 def _inode(folder: Path) -> int | None:
-    return folder.stat().st_ino if folder.exists() else None
+    try:
+        return folder.stat().st_ino
+    except (FileNotFoundError, NotADirectoryError):
+        return None
 
 
 def _is_there(recipe: Recipe, *, replace: bool) -> bool:
@@ -91,7 +90,7 @@ def _is_there(recipe: Recipe, *, replace: bool) -> bool:
             f"{folder} exists and is no pack; choose another data.name or data_dir, or move it."
         )
     try:
-        differences = recipe.differences(Pack(folder).manifest)
+        mismatch = recipe.mismatch(Pack(folder).manifest)
     except DamagedPackError as error:
         if replace:
             return False
@@ -99,13 +98,12 @@ def _is_there(recipe: Recipe, *, replace: bool) -> bool:
             f"{error.file} cannot be used because {error.problem}; add replace=true to make the "
             "pack anew."
         ) from error
-    if differences and not replace:
-        key, theirs, ours = differences[0]
+    if mismatch and not replace:
         raise UserError(
-            f"{folder} was made with {key}={theirs} and is now asked for with {ours}; choose "
-            "another data.name, or add replace=true to make it anew."
+            f"{folder} was {mismatch}; choose another data.name or data_dir, or add replace=true "
+            "to make it anew."
         )
-    return not differences
+    return not mismatch
 
 
 def _make(
@@ -118,50 +116,23 @@ def _make(
         contents = recipe.source.open(source, scratch, trust=trust)
     except (UserError, OSError):
         if not (work / Journal.NAME).exists():  # nothing is done yet, so leave nothing
-            shutil.rmtree(work)
+            remove_held(work)
         raise
-    files = contents.files
-    if files is None:
-        files = everything_in(source, recipe.folder.parent)
-    state = state_of(recipe, source, files)
+    state = state_of(recipe, source, contents.files)
     return write_pack(work, recipe, contents, source, state=state, workers=workers, emit=emit)
 
 
-def everything_in(folder: Path, data_dir: Path) -> Iterator[Path]:
-    """Every file below a folder, but hidden ones and packs."""
-    seen = set()  # of folders, as links may lead in circles
-    for name, subfolders, files in os.walk(folder, followlinks=True):
-        parent = Path(name)
-        within = parent.resolve()
-        if within in seen or (within.parent == data_dir.resolve() and MANIFEST in files):
-            subfolders.clear()
-            continue
-        seen.add(within)
-        subfolders[:] = sorted(sub for sub in subfolders if not sub.startswith("."))
-        yield from (parent / file for file in sorted(files) if not file.startswith("."))
-
-
 def state_of(recipe: Recipe, source: Path, files: Iterable[Path]) -> str:
-    """Hash of all that decides the arrays: the files, the recipe, and Pillow, which decodes."""
-    state = hashlib.sha256()
-    for part in (FORMAT, PIL.__version__, recipe.settings, str(source.resolve())):
-        state.update(json.dumps(part, sort_keys=True).encode())
-    for file in files:
-        name = str(file).removeprefix(f"{source}/")
-        try:
-            stat = file.stat()
-            state.update(json.dumps([name, stat.st_size, stat.st_mtime_ns]).encode())
-        except OSError:  # such as a dangling link; reading the image will name it
-            state.update(json.dumps([name]).encode())
-    return state.hexdigest()
+    """Hash of these files and of all else that decides the arrays: the recipe, and Pillow."""
+    parts = [FORMAT, PIL.__version__, recipe.settings, str(source.resolve()), stamp_of(files)]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 @contextmanager
-def existing(folder: Path) -> Iterator[None]:
-    """Make a folder and those above it; after a failure, what is empty of them goes again."""
+def nothing_new(folder: Path) -> Iterator[None]:
+    """After a failure, remove a folder and those above it that were not there and are empty."""
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     try:
-        folder.mkdir(parents=True, exist_ok=True)
         yield
     except BaseException:
         for path in new:
@@ -177,5 +148,5 @@ def _disk_errors(work: Path) -> Iterator[None]:
     except OSError as error:
         raise UserError(
             f"{error.filename or work}: {error.strerror or error}; put that right, with more space "
-            f"for example, and {GO_ON}."
+            "for example, and run the same command again, which goes on where it stopped."
         ) from error

@@ -14,7 +14,7 @@ import numpy as np
 import PIL
 from jaxtyping import Int64
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.files import write_atomically
 from benchmark.packs.arrays import ArrayFile
 from benchmark.packs.filling import Chunk, Filled, Filler
@@ -23,9 +23,15 @@ from benchmark.packs.manifest import Manifest, Recipe, Stored
 from benchmark.packs.pack import digest_of_rows, label_array
 from benchmark.packs.workers import WorkerDiedError, share_out
 from benchmark.progress import Emit, Event
+from benchmark.sources.checks import listed
 from benchmark.sources.source import Contents, Examples
 
-GO_ON = "run the same command again, which goes on where it stopped"
+# Damaged images that are named before the search for more ends, as when a disk has gone.
+_MOST_DAMAGED = 1000
+
+
+class UnreadableError(UserError):
+    """Images that cannot be read, where they must be or where too few are left without them."""
 
 
 def write_pack(
@@ -54,18 +60,25 @@ def write_pack(
         The folder of the pack.
 
     Raises:
-        UserError: if an image is damaged, unless such are skipped, or there is too little room.
+        UnreadableError: if images are damaged, unless such are skipped and enough are left.
+        UserError: if there is too little room, or a process dies.
         OSError: if something cannot be written.
     """
     writer = _Writer(work / "pack", recipe, contents, source, emit)
     chunks = chunks_of(contents.splits, recipe.stored_size)
     journal = Journal(work, state, chunks)
-    if not (journal.continues and all(file.exists() for file in writer.files.values())):
+    progress = Progress(contents.splits)
+    if journal.continues and all(file.exists() for file in writer.files.values()):
+        for filled in journal.replay(contents.splits):
+            progress.add(filled)
+    left = [chunk for chunk in chunks if chunk.number not in progress.numbers]
+    if len(left) == len(chunks) or (left and writer.is_compacted):
         journal.discard()
         writer.begin()
         journal.begin()
+        progress, left = Progress(contents.splits), chunks
     writer.check_room()
-    progress = writer.fill(journal, chunks, workers)
+    writer.fill(journal, progress, left, workers)
     emit(Event(recipe.name, "computing checksums"))
     writer.finish(progress)
     return writer.pack
@@ -97,6 +110,12 @@ class _Writer:
         """The files of these arrays."""
         return {name: self.pack / f"{name}.npy" for name in self.shapes}
 
+    @property
+    def is_compacted(self) -> bool:
+        """Whether images have been left out already, so that no more can be filled in."""
+        shapes = {name: ArrayFile.open(file).shape for name, file in self.files.items()}
+        return shapes != self.shapes
+
     def begin(self) -> None:
         """Make the arrays, empty."""
         shutil.rmtree(self.pack, ignore_errors=True)
@@ -107,33 +126,32 @@ class _Writer:
     def check_room(self) -> None:
         """Refuse to begin what the disk cannot hold."""
         taken = sum(file.stat().st_blocks * 512 for file in self.files.values())
-        needed = sum(map(prod, self.shapes.values())) - taken
+        sizes = [*map(prod, self.shapes.values())]
+        needed = sum(sizes) - taken
+        if self.contents.skip_damaged:  # to leave images out, an array is copied, one at a time
+            needed += max(sizes)
         free = shutil.disk_usage(self.pack).free
         if needed > free:
             raise UserError(
                 f"the pack needs {needed / 1e9:.1f} GB and the disk of {self.pack.parent.parent} "
-                f"has {free / 1e9:.1f} GB left; free space there and {GO_ON}, or choose another "
-                "data_dir."
+                f"has {free / 1e9:.1f} GB left; free space there, or choose another folder, and "
+                "run again."
             )
 
-    def fill(self, journal: Journal, chunks: Sequence[Chunk], workers: int) -> Progress:
-        """Fill the chunks that the journal does not have."""
+    def fill(
+        self, journal: Journal, progress: Progress, left: Sequence[Chunk], workers: int
+    ) -> None:
+        """Fill the chunks that are left, and note them."""
         splits = self.contents.splits
-        progress = Progress(splits)
-        for filled in journal.replay():
-            progress.add(filled)
-        left = [chunk for chunk in chunks if chunk.number not in progress.numbers]
         filler = Filler(splits, self.files, self.recipe.stored_size, self.recipe.fit)
-        refused: list[Filled] = []
-        # No chunk is begun after a damaged image, and those begun before are finished: so the first
-        # damaged image of all is found with any number of processes.
-        unrefused = (chunk for chunk in left if not refused)
+        refused: dict[tuple[int, int], str] = {}
+        hopeful = (chunk for chunk in left if len(refused) < _MOST_DAMAGED)
         earlier, started = progress.images, time.monotonic()
         try:
             with journal:
-                for filled in share_out(filler, unrefused, min(workers, len(left))):
+                for filled in share_out(filler, hopeful, min(workers, len(left))):
                     if filled.damaged and not self.contents.skip_damaged:
-                        refused.append(filled)
+                        refused |= self._told(filled)
                         continue
                     journal.add(filled)
                     before = progress.images
@@ -142,11 +160,15 @@ class _Writer:
                     self._tell(before, progress.images, rate)
         except WorkerDiedError as error:
             raise UserError(
-                f"{error}; if memory was short, set fewer workers, and {GO_ON}."
+                f"{error}; if memory was short, free some, or prepare with fewer workers, and run "
+                "again."
             ) from error
         if refused:
-            self._refuse(min(refused, key=lambda filled: filled.chunk.number))
-        return progress
+            in_order = [refused[key] for key in sorted(refused)]
+            raise UnreadableError(
+                f"{len(refused):,} images cannot be read: {listed(in_order)}; "
+                f"{self.contents.remedy}."
+            )
 
     def _tell(self, before: int, done: int, rate: float) -> None:
         total = self.shapes["images"][0]
@@ -154,17 +176,21 @@ class _Writer:
         tenth = 10 * done // total > 10 * before // total
         self.emit(Event(self.recipe.name, text, done, total, epoch_ended=tenth))
 
-    def _refuse(self, filled: Filled) -> None:
+    def _told(self, filled: Filled) -> dict[tuple[int, int], str]:
+        """Name the damaged images of a chunk; returns them by chunk and number."""
         examples = self.contents.splits[filled.chunk.split]
-        index, problem = filled.damaged[0]
-        raise UserError(
-            f"{examples.origin(index)} cannot be read as an image ({problem}); {examples.remedy}."
-        )
+        named = {
+            (filled.chunk.number, index): f"{examples.origin(index)} ({problem})"
+            for index, problem in filled.damaged
+        }
+        for image in named.values():
+            self.emit(Event(self.recipe.name, f"cannot read {image}"))
+        return named
 
     def finish(self, progress: Progress) -> None:
         """Leave out what was skipped, add the labels, and at last the manifest."""
         splits = self.contents.splits
-        kept = {name: _kept(splits[name], damaged) for name, damaged in progress.damaged.items()}
+        kept = {name: self._kept(name, damaged) for name, damaged in progress.damaged.items()}
         if any(progress.damaged.values()):
             offsets = accumulate(map(len, splits.values()), initial=0)
             rows = [rows + offset for rows, offset in zip(kept.values(), offsets, strict=False)]
@@ -198,6 +224,27 @@ class _Writer:
             checksums=self.contents.checksums,
         ).write(self.pack)
 
+    def _kept(self, split: str, damaged: list[int]) -> Int64[np.ndarray, "k"]:
+        """Indices of the images that can be read.
+
+        Raises:
+            UnreadableError: if a class has lost all that it had, or fewer than 2 are left.
+        """
+        examples = self.contents.splits[split]
+        kept = np.setdiff1d(np.arange(len(examples)), np.array(damaged, np.int64))
+        if damaged and len(kept) < 2:
+            raise UnreadableError(
+                f"{len(kept)} of {len(examples)} images of split {split} in {self.source} can be "
+                "read and at least 2 are needed; repair the others."
+            )
+        for label_set, labels in examples.labels.items():
+            for lost in np.setdiff1d(labels, [*labels[kept], -1]):
+                raise UnreadableError(
+                    f"no image of class {self.contents.class_names[label_set][lost]} of split "
+                    f"{split} in {self.source} can be read; repair one, or remove the class."
+                )
+        return kept
+
     def _write_labels(
         self, kept: Mapping[str, Int64[np.ndarray, "k"]]
     ) -> dict[str, dict[str, Int64[np.ndarray, "k"]]]:
@@ -213,18 +260,6 @@ class _Writer:
             ArrayFile.create(self.pack / f"{array}.npy", "<i8", whole.shape).write(0, whole)
             written[array] = labels
         return written
-
-
-def _kept(examples: Examples, damaged: list[int]) -> Int64[np.ndarray, "k"]:
-    """Indices of the images that can be read.
-
-    Raises:
-        UserError: if they are too few.
-    """
-    kept = np.setdiff1d(np.arange(len(examples)), np.array(damaged, np.int64))
-    if damaged and (sentence := examples.lacking(kept)):
-        raise UserError(sentence)
-    return kept
 
 
 def _labels(examples: Examples, label_set: str, num_classes: int) -> Int64[np.ndarray, "n"]:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources.source import Examples
 
 _TRUST = "set trust=true if you know where it comes from"
@@ -42,6 +42,21 @@ def check_present(folder: Path, files: Iterable[str]) -> None:
             f"{folder} lacks {listed(missing)}; "
             "unpack the archive again, or download it again if it is incomplete."
         )
+
+
+def read_text(path: Path) -> str:
+    """The UTF-8 text of a distributed file.
+
+    Raises:
+        UserError: if it is anything else.
+    """
+    try:
+        return path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise UserError(
+            f"{path} is not text in UTF-8 ({error.reason} at byte {error.start}); unpack the "
+            "archive again, or save it as UTF-8."
+        ) from error
 
 
 def check_md5s(folder: Path, published: Mapping[str, str], *, trust: bool) -> dict[str, str]:

@@ -6,7 +6,6 @@ distribute the images as files, in one folder per class.
 
 from __future__ import annotations
 
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -14,18 +13,12 @@ import numpy as np
 from jaxtyping import Int64, UInt8
 from torchvision import datasets
 
-from benchmark.contracts import UserError
-from benchmark.sources.archives import unpack
-from benchmark.sources.checks import (
-    check_counts,
-    check_md5s,
-    check_present,
-    listed,
-    wrong_layout,
-)
+from benchmark.errors import UserError
+from benchmark.sources.archives import find_members
+from benchmark.sources.checks import check_counts, listed, wrong_layout
 from benchmark.sources.examples import RawExamples
 from benchmark.sources.source import Contents, Examples, Source
-from benchmark.sources.tree import class_tree, subfolders
+from benchmark.sources.tree import class_tree, images_and_subfolders
 
 _COUNTS = {"train": 50_000, "test": 10_000}
 _TREE = "DIR/train/CLASS/*.jpg with DIR/test/CLASS/*.jpg"
@@ -70,35 +63,25 @@ class CIFAR100(Source):
 
 def _open(official: Any, expects: str, folder: Path, scratch: Path, *, trust: bool) -> Contents:
     """The pickles if they are there, else the tree; ``official`` is torchvision's reader."""
-    pickles = dict([*official.train_list, *official.test_list])
-    pickles[official.meta["filename"]] = official.meta["md5"]
-    archive = {official.filename: official.tgz_md5}
-    if (folder / official.base_folder).is_dir():
-        published = {f"{official.base_folder}/{name}": md5 for name, md5 in pickles.items()}
-        unpacked = folder / official.base_folder
-    elif (folder / official.meta["filename"]).is_file():
-        published, unpacked = pickles, folder
-    elif (folder / official.filename).is_file():
-        published, unpacked = archive, scratch / official.filename / official.base_folder
-    else:
+    meta = (official.meta["filename"], official.meta["md5"])
+    pickles = dict([meta, *official.train_list, *official.test_list])
+    found = find_members(official, pickles, folder, scratch, trust=trust)
+    if found is None:
         return _read_tree(folder, expects, scratch, trust=trust)
-    checksums = check_md5s(folder, published, trust=trust)
-    if published is archive:
-        unpack(folder / official.filename, scratch)
-        check_present(unpacked, pickles)
+    unpacked, checksums = found
     splits, classes = _read_pickles(official, unpacked, scratch)
     check_counts(folder, splits, _COUNTS, trust=trust)
-    files = [folder / name for name in published]
+    files = [folder / name for name in checksums]
     return Contents(splits, {"class": classes}, checksums=checksums, files=files)
 
 
 def _read_tree(folder: Path, expects: str, scratch: Path, *, trust: bool) -> Contents:
     if not all((folder / split).is_dir() for split in _COUNTS):
         raise wrong_layout(folder, expects)
-    classes = tuple(subfolders(folder / "train"))
+    classes = tuple(images_and_subfolders(folder / "train")[1])
     trees = {split: class_tree(folder / split, classes, scratch / split) for split in _COUNTS}
     check_counts(folder, trees, _COUNTS, trust=trust)
-    return Contents(dict(trees), {"class": classes}, files=chain(*trees.values()))
+    return Contents(dict(trees), {"class": classes}, files=())
 
 
 def _read_pickles(

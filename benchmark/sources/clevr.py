@@ -7,6 +7,8 @@ are simple enough to be read here, without TensorFlow.
 from __future__ import annotations
 
 import gzip
+import os
+import shutil
 import struct
 import zlib
 from collections.abc import Iterator
@@ -18,7 +20,8 @@ import rich.progress
 from jaxtyping import Float32, Int64, UInt8
 from rich.console import Console
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
+from benchmark.files import read_json, write_json
 from benchmark.sources.checks import check_counts, wrong_layout
 from benchmark.sources.examples import SCENE, SceneExamples
 from benchmark.sources.source import Contents, Examples, Source
@@ -45,10 +48,13 @@ class CLEVR(Source):
     expects: ClassVar[str] = f"DIR/{FILE}"
 
     def open(self, folder: Path, scratch: Path, *, trust: bool) -> Contents:
-        """See the contract; ``scratch`` needs 15 GB, as the scenes are unpacked and cropped."""
+        """See the contract; ``scratch`` needs 15 GB, as the scenes are unpacked and cropped.
+
+        What an earlier call has unpacked there of the same file is taken as it is.
+        """
         if not (folder / FILE).is_file():
             raise wrong_layout(folder, self.expects)
-        labels = _unpack(folder / FILE, scratch / "scenes") - _OBJECTS[0]
+        labels = _unpacked(folder / FILE, scratch / "scenes") - _OBJECTS[0]
         splits: dict[str, Examples] = {}
         published: dict[str, int] = {}
         shares = {"train": (0, _VAL), "val": (_VAL, _TEST), "test": (_TEST, 100)}
@@ -62,6 +68,29 @@ class CLEVR(Source):
         pixel_classes = ("background", *(f"shape {k + 1}" for k in range(_SHAPES)))
         names = tuple(str(number) for number in _OBJECTS)
         return Contents(splits, {"objects": names}, pixel_classes, files=[folder / FILE])
+
+
+def _unpacked(source: Path, target: Path) -> Int64[np.ndarray, "n"]:
+    """Have every scene in ``target`` and return how many objects each has."""
+    stat = source.stat()
+    made_of = {"size": stat.st_size, "time": stat.st_mtime_ns, "version": CLEVR.version}
+    counts_file = target.with_name("counts.json")
+    if counts_file.exists():
+        found = read_json(counts_file)
+        counts = np.array(found.pop("counts"), np.int64)
+        if found == made_of:
+            return counts
+    for file in (counts_file, target):
+        file.unlink(missing_ok=True)
+    needed, free = _COUNT * SCENE.itemsize, shutil.disk_usage(target.parent).free
+    if needed > free:
+        raise UserError(
+            f"{source.name} unpacks to {needed / 1e9:.1f} GB and the disk of {target.parent} has "
+            f"{free / 1e9:.1f} GB left; free space there, or choose another data_dir."
+        )
+    counts = _unpack(source, target)
+    write_json(counts_file, {**made_of, "counts": counts.tolist()})
+    return counts
 
 
 def _unpack(source: Path, target: Path) -> Int64[np.ndarray, "n"]:
@@ -78,6 +107,7 @@ def _unpack(source: Path, target: Path) -> Int64[np.ndarray, "n"]:
                 scene, count = _scene(_features(record))
                 file.write(scene.tobytes())
                 counts.append(count)
+            os.fsync(file.fileno())
     except (EOFError, zlib.error, gzip.BadGzipFile, ValueError, KeyError) as error:
         raise UserError(
             f"{source} cannot be read at scene {len(counts)} ({type(error).__name__}: {error}); "

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +66,9 @@ class FileExamples(Examples):
     def __len__(self) -> int:
         return self.count
 
-    def __iter__(self) -> Iterator[Path]:
-        for name in np.memmap(self.listing, f"S{self.width}", mode="r"):
+    def files(self, start: int, stop: int) -> Iterator[Path]:
+        """See the contract."""
+        for name in np.memmap(self.listing, f"S{self.width}", mode="r")[start:stop]:
             yield self.folder / os.fsdecode(name)
 
     def path(self, index: int) -> Path:
@@ -86,14 +88,13 @@ class FileExamples(Examples):
 
 def list_files(
     folder: Path,
-    names: Iterable[str],
+    names: Shaped[np.ndarray, "n"],
     labels: dict[str, Int64[np.ndarray, "n"]],
     listing: Path,
 ) -> FileExamples:
-    """Images in files of their own, by their paths in ``folder``; writes ``listing``."""
-    encoded = compact(names)
-    encoded.tofile(listing)
-    return FileExamples(folder, listing, encoded.itemsize, len(encoded), labels)
+    """Images in files of their own, by their `compact` paths in ``folder``; writes ``listing``."""
+    names.tofile(listing)
+    return FileExamples(folder, listing, names.itemsize, len(names), labels)
 
 
 @dataclass(frozen=True)
@@ -150,14 +151,23 @@ class SegmentedExamples(Examples):
     def __len__(self) -> int:
         return len(self.names)
 
+    def files(self, start: int, stop: int) -> Iterator[Path]:
+        """See the contract."""
+        return chain.from_iterable(map(self._pair, range(start, stop)))
+
+    def _pair(self, index: int) -> tuple[Path, Path]:
+        """The image and its classes."""
+        name = self.names[index]
+        return self.root / f"JPEGImages/{name}.jpg", self.root / self.annotated / f"{name}.png"
+
     def read(self, index: int) -> Sample:
         """One image with its classes.
 
         Raises:
             ValueError: if they do not fit the image, or are no classes.
         """
-        image = read_image(self.root / "JPEGImages" / f"{self.names[index]}.jpg")
-        path = self.root / self.annotated / f"{self.names[index]}.png"
+        image_path, path = self._pair(index)
+        image = read_image(image_path)
         annotation = read_image(path)
         if annotation.mode not in ("P", "L"):
             raise ValueError(
@@ -179,7 +189,7 @@ class SegmentedExamples(Examples):
 
     def origin(self, index: int) -> str:
         """The image; errors about its classes name their file themselves."""
-        return str(self.root / "JPEGImages" / f"{self.names[index]}.jpg")
+        return str(self._pair(index)[0])
 
 
 def _size(image: Image.Image) -> str:

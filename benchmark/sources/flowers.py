@@ -10,10 +10,10 @@ from jaxtyping import Int64
 from scipy.io import loadmat
 from torchvision import datasets
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources.archives import unpack
 from benchmark.sources.checks import check_counts, check_md5s, check_present, wrong_layout
-from benchmark.sources.examples import list_files
+from benchmark.sources.examples import compact, list_files
 from benchmark.sources.source import Contents, Source
 
 # As in torchvision, whose own reader tells neither which file is wrong nor where its files are.
@@ -56,9 +56,10 @@ class Flowers102(Source):
             names = [f"image_{number:05d}.jpg" for number in members.tolist()]
             check_present(images, names)
             theirs = {"class": labels[members - 1]}
-            splits[split] = list_files(images, names, theirs, scratch / split)
+            splits[split] = list_files(images, compact(names), theirs, scratch / split)
         check_counts(folder, splits, _COUNTS, trust=trust)
-        return Contents(dict(splits), {"class": classes}, checksums=checksums)
+        files = [folder / name for name in checksums]
+        return Contents(dict(splits), {"class": classes}, checksums=checksums, files=files)
 
 
 def _read(path: Path, key: str) -> Int64[np.ndarray, "n"]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from itertools import chain
 from pathlib import Path
 from typing import ClassVar
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources.checks import check_counts, wrong_layout
 from benchmark.sources.source import Contents, Source
-from benchmark.sources.tree import class_tree, images_in, subfolders
+from benchmark.sources.tree import class_tree, images_and_subfolders
 
 CLASS_LIST = Path(__file__).with_name("imagenet100.txt")
 
@@ -34,8 +33,8 @@ class ImageNet100(Source):
         for inside in _FOLDERS.values():
             if not (folder / inside).is_dir():
                 raise wrong_layout(folder, self.expects)
-            loose = [] if subfolders(folder / inside) else images_in(folder / inside)
-            if loose:
+            loose, classed = images_and_subfolders(folder / inside)
+            if loose and not classed:
                 raise UserError(
                     f"{folder / inside} holds images ({loose[0]}, ...) where one folder per class "
                     "is expected; move each image into a folder named by the WordNet id of its "
@@ -46,7 +45,7 @@ class ImageNet100(Source):
             for split, inside in _FOLDERS.items()
         }
         check_counts(folder, trees, _COUNTS, trust=trust)
-        return Contents(dict(trees), {"class": classes}, files=chain(*trees.values()))
+        return Contents(dict(trees), {"class": classes}, files=())
 
 
 def class_list() -> tuple[str, ...]:

@@ -5,17 +5,16 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
-from itertools import chain
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int64
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.files import sha256_of
 from benchmark.sources.checks import check_counts, check_present, listed, wrong_layout
-from benchmark.sources.examples import FileExamples, list_files
+from benchmark.sources.examples import FileExamples, compact, list_files
 from benchmark.sources.source import Contents, Source
 
 LEVELS = ("kingdom", "supercategory", "phylum", "class", "order", "family", "genus", "species")
@@ -53,6 +52,11 @@ class INaturalist2021(Source):
         taxonomy: _Taxonomy | None = None
         for split, name in published.items():
             path = folder / f"{name}.json"
+            if not (folder / name).is_dir():
+                raise UserError(
+                    f"{folder} has {path.name} and no folder {name}/ with its images; "
+                    f"unpack {name}.tar.gz there."
+                )
             checksums[path.name] = f"sha256:{sha256_of(path)}"
             try:
                 listing = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
@@ -63,15 +67,11 @@ class INaturalist2021(Source):
                     f"{path} cannot be read as a listing of iNaturalist 2021 "
                     f"({type(error).__name__}: {error}); unpack or download it again."
                 ) from error
-            if not (folder / name).is_dir():
-                raise UserError(
-                    f"{folder} has {path.name} and no folder {name}/ with its images; "
-                    f"unpack {name}.tar.gz there."
-                )
+            check_present(folder, (file for _, file in listing["images"]))
         counts = {split: _COUNTS[name] for split, name in published.items()}
         check_counts(folder, splits, counts, trust=trust)
         assert taxonomy is not None
-        files = chain((folder / name for name in checksums), *splits.values())
+        files = [folder / name for name in checksums]
         return Contents(dict(splits), taxonomy.class_names, checksums=checksums, files=files)
 
 
@@ -114,4 +114,4 @@ def _examples(
         raise ValueError(f"no annotation of {listed(unlabelled)}")
     rows = np.array([taxonomy.row[category_of[number]] for number, _ in images], np.int64)
     labels = {level: of_category[rows] for level, of_category in taxonomy.labels.items()}
-    return list_files(folder, (name for _, name in images), labels, scratch_file)
+    return list_files(folder, compact(name for _, name in images), labels, scratch_file)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar
@@ -39,12 +39,10 @@ class Examples(ABC):
         labels: classes of the images by the name of the label set, -1 where the class is unknown;
             empty without labels.
         truth: what samples have beside the image: "pixel_labels", "segments".
-        remedy: what to do about an image that cannot be read.
     """
 
     labels: dict[str, Int64[np.ndarray, "n"]]
     truth: tuple[str, ...] = ()
-    remedy: ClassVar[str] = "get it again from where it comes"
 
     @abstractmethod
     def __len__(self) -> int:
@@ -62,9 +60,12 @@ class Examples(ABC):
     def origin(self, index: int) -> str:
         """Where an image comes from, for messages: a path, or a file and a position in it."""
 
-    def lacking(self, kept: Int64[np.ndarray, "k"]) -> str | None:
-        """What is missing if only these images can be read, as a sentence; None if nothing."""
-        return None
+    def files(self, start: int, stop: int) -> Iterator[Path]:
+        """The files of the images from ``start`` to before ``stop``, if each has its own.
+
+        After an interruption, images are read again where one of these files has changed.
+        """
+        return iter(())
 
 
 @dataclass(frozen=True)
@@ -78,8 +79,9 @@ class Contents:
         checksums: of the files that were checked, as "md5:..." or "sha256:...", by their path
             relative to the source.
         skip_damaged: leave images out that cannot be read, instead of refusing them.
-        files: those that decide pixels and labels, to be gone through once; None for everything in
-            the folder. If one has changed, an interrupted packing starts over.
+        remedy: what to do about images that cannot be read.
+        files: all that decide pixels or labels, beside `Examples.files`. If one has changed, an
+            interrupted packing starts over.
     """
 
     splits: dict[str, Examples]
@@ -87,7 +89,8 @@ class Contents:
     pixel_class_names: tuple[str, ...] = ()
     checksums: dict[str, str] = field(default_factory=dict)
     skip_damaged: bool = False
-    files: Iterable[Path] | None = None
+    remedy: str = "get them again from where they come"
+    files: Iterable[Path] = field(kw_only=True)
 
 
 class Source(ABC):
@@ -120,7 +123,7 @@ class Source(ABC):
         Args:
             folder: the user's.
             scratch: an existing folder to unpack archives into; whoever calls removes it. It may
-                hold what an interrupted call has unpacked, which is not to be relied on.
+                hold what an interrupted call has unpacked, in part or of other files.
             trust: go on where a checksum or a count is not the published one; without it
                 nothing is unpickled whose checksum is unknown.
 

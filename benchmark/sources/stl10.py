@@ -9,9 +9,9 @@ import numpy as np
 from jaxtyping import Int64
 from torchvision import datasets
 
-from benchmark.contracts import UserError
-from benchmark.sources.archives import unpack
-from benchmark.sources.checks import check_counts, check_md5s, check_present, wrong_layout
+from benchmark.errors import UserError
+from benchmark.sources.archives import find_members
+from benchmark.sources.checks import check_counts, check_present, read_text, wrong_layout
 from benchmark.sources.examples import RawExamples
 from benchmark.sources.source import Contents, Examples, Source
 
@@ -31,30 +31,20 @@ class STL10(Source):
         """See the contract."""
         official = datasets.STL10
         binaries = dict([*official.train_list, *official.test_list])
-        archive = {official.filename: official.tgz_md5}
-        if (folder / official.base_folder).is_dir():
-            published = {f"{official.base_folder}/{name}": md5 for name, md5 in binaries.items()}
-            unpacked = folder / official.base_folder
-        elif (folder / _NAMES).is_file():
-            published, unpacked = binaries, folder
-        elif (folder / official.filename).is_file():
-            published, unpacked = archive, scratch / official.filename / official.base_folder
-            checksums = check_md5s(folder, archive, trust=trust)
-            unpack(folder / official.filename, scratch)
-        else:
+        found = find_members(official, binaries, folder, scratch, trust=trust)
+        if found is None:
             raise wrong_layout(folder, self.expects)
-        check_present(unpacked, [*binaries, _NAMES])
+        unpacked, checksums = found
+        check_present(unpacked, [_NAMES])
         splits, classes = _read(unpacked)
         check_counts(folder, splits, _COUNTS, trust=trust)
-        if published is not archive:  # after the sizes, as it takes a while
-            checksums = check_md5s(folder, published, trust=trust)
-        files = [folder / name for name in published]
+        files = [*(folder / name for name in checksums), unpacked / _NAMES]
         return Contents(splits, {"class": classes}, checksums=checksums, files=files)
 
 
 def _read(binaries: Path) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """The splits and the names of the classes."""
-    classes = tuple((binaries / _NAMES).read_text().split())
+    classes = tuple(read_text(binaries / _NAMES).split())
     if len(classes) != 10:
         raise UserError(
             f"{binaries / _NAMES} has {len(classes)} names where 10 are expected; "

@@ -1,4 +1,4 @@
-"""Trees of images with one folder per class."""
+"""Folders of images, and trees with one folder per class."""
 
 from __future__ import annotations
 
@@ -8,23 +8,34 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources.checks import listed
-from benchmark.sources.examples import FileExamples, list_files
+from benchmark.sources.examples import FileExamples, compact, list_files
 
-SUFFIXES = (".jpeg", ".jpg", ".png")
-
-
-def subfolders(folder: Path) -> list[str]:
-    """Sorted names of the folders in a folder, without hidden ones."""
-    entries = os.scandir(folder)
-    return sorted(e.name for e in entries if e.is_dir() and not e.name.startswith("."))
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".webp")
 
 
-def images_in(folder: Path) -> list[str]:
-    """Sorted names of the images in a folder, without hidden ones."""
-    names = (entry.name for entry in os.scandir(folder))
-    return sorted(n for n in names if n.lower().endswith(SUFFIXES) and not n.startswith("."))
+def images_and_subfolders(folder: Path) -> tuple[list[str], list[str]]:
+    """Sorted names of the images and of the subfolders in a folder, without hidden ones.
+
+    Raises:
+        UserError: if it cannot be listed.
+    """
+    images, subfolders = [], []
+    try:
+        entries = [*os.scandir(folder)]
+    except OSError as error:
+        raise UserError(
+            f"{folder} cannot be listed ({error.strerror}); make it readable."
+        ) from error
+    for entry in entries:
+        if entry.name.startswith("."):
+            continue
+        if entry.is_dir():
+            subfolders.append(entry.name)
+        elif entry.name.lower().endswith(SUFFIXES):
+            images.append(entry.name)
+    return sorted(images), sorted(subfolders)
 
 
 def class_tree(folder: Path, classes: Sequence[str], listing: Path) -> FileExamples:
@@ -39,7 +50,8 @@ def class_tree(folder: Path, classes: Sequence[str], listing: Path) -> FileExamp
         UserError: naming the classes without a folder or without images.
     """
     members = {
-        name: images_in(folder / name) if (folder / name).is_dir() else [] for name in classes
+        name: images_and_subfolders(folder / name)[0] if (folder / name).is_dir() else []
+        for name in classes
     }
     empty = [name for name, images in members.items() if not images]
     if empty:
@@ -47,7 +59,7 @@ def class_tree(folder: Path, classes: Sequence[str], listing: Path) -> FileExamp
             f"{folder} lacks images ({', '.join(SUFFIXES)}) of the classes {listed(empty)}; "
             f"it must hold one folder with images for each of {len(members)} classes."
         )
-    names = (f"{name}/{image}" for name, images in members.items() for image in images)
+    names = compact(f"{name}/{image}" for name, images in members.items() for image in images)
     counts = [len(images) for images in members.values()]
     labels = {"class": np.repeat(np.arange(len(counts)), counts)}
     return list_files(folder, names, labels, listing)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Sequence
 from itertools import combinations
 from pathlib import Path
@@ -9,9 +11,16 @@ from typing import ClassVar
 
 from torchvision.datasets.voc import DATASET_YEAR_DICT
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources.archives import unpack
-from benchmark.sources.checks import check_counts, check_md5s, check_present, listed, wrong_layout
+from benchmark.sources.checks import (
+    check_counts,
+    check_md5s,
+    check_present,
+    listed,
+    read_text,
+    wrong_layout,
+)
 from benchmark.sources.examples import IGNORED, SegmentedExamples
 from benchmark.sources.source import Contents, Examples, Source
 
@@ -20,6 +29,8 @@ CLASS_NAMES = (
     "motorbike person pottedplant sheep sofa train tvmonitor"
 )
 
+_LISTS = "ImageSets/Segmentation"
+_PAIR = re.compile(r"(.+\.jpg)\s+.+\.png")  # paths of an image and of its classes
 _COUNTS = {"train": 1_464, "aug": 9_118, "val": 1_449}
 
 
@@ -81,7 +92,7 @@ class VOCSegmentation(Source):
             shared = sorted(set(ours) & set(theirs))
             if shared:
                 raise UserError(
-                    f"{root / 'ImageSets/Segmentation'} lists {listed(shared)} in both {first} and "
+                    f"{root / _LISTS} lists {listed(shared)} in both {first} and "
                     f"{second}; leave each image in one of them."
                 )
         splits: dict[str, Examples] = {
@@ -92,26 +103,38 @@ class VOCSegmentation(Source):
         for split, members in names.items():
             check_present(root, (f"JPEGImages/{name}.jpg" for name in members))
             check_present(root, (f"{annotated[split]}/{name}.png" for name in members))
-        return Contents(splits, pixel_class_names=tuple(self._names), checksums=checksums)
+        files = [folder / name for name in checksums]
+        return Contents(
+            splits, pixel_class_names=tuple(self._names), checksums=checksums, files=files
+        )
 
     def _find(self, folder: Path, scratch: Path, *, trust: bool) -> tuple[Path, dict[str, str]]:
         """The folder of the layout and the checksums that were checked."""
-        inside = "ImageSets/Segmentation"
         for root in (folder / "VOCdevkit/VOC2012", folder / "VOC2012", folder):
-            if (root / inside).is_dir():
+            if (root / _LISTS / "train.txt").is_file():
                 return root, {}
         archive, md5 = (DATASET_YEAR_DICT["2012"][key] for key in ("filename", "md5"))
         if not (folder / archive).is_file():
             raise wrong_layout(folder, self.expects)
+        if self.trainaug:
+            raise UserError(
+                f"{folder / archive} has nothing of trainaug; unpack it, and add "
+                f"SegmentationClassAug/ and {_LISTS}/trainaug.txt, which it does not contain."
+            )
         checksums = check_md5s(folder, {archive: md5}, trust=trust)
-        root = unpack(folder / archive, scratch) / "VOCdevkit/VOC2012"
-        check_present(root, [f"{inside}/train.txt"])
-        return root, checksums
+        return unpack(folder / archive, scratch) / "VOCdevkit/VOC2012", checksums
 
 
 def _names(root: Path, split: str) -> tuple[str, ...]:
     """Names of a split's images; some copies of trainaug.txt give paths of image and label."""
-    path = root / "ImageSets/Segmentation" / f"{split}.txt"
-    check_present(root, [str(path.relative_to(root))])
-    lines = path.read_text().splitlines()
-    return tuple(Path(line.split()[0]).stem for line in lines if line.strip())
+    path = root / _LISTS / f"{split}.txt"
+    check_present(root, [f"{_LISTS}/{split}.txt"])
+    names = []
+    for line in map(str.strip, read_text(path).splitlines()):
+        pair = _PAIR.fullmatch(line)
+        name = (pair[1] if pair else line).rpartition("JPEGImages/")[2]
+        names.append(name.removesuffix(".jpg").removesuffix(".png"))
+    counted = Counter(filter(None, names))
+    if repeated := [name for name, times in counted.items() if times > 1]:
+        raise UserError(f"{path} lists {listed(repeated)} more than once; list each image once.")
+    return tuple(counted)

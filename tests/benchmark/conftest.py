@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.packs import journal, packing
 from benchmark.packs.manifest import Recipe
 from benchmark.progress import Emit
-from benchmark.sources.files import FolderExamples
+from benchmark.sources.examples import FileExamples
 from benchmark.sources.folder import Folder
 
 
@@ -80,11 +80,11 @@ class Pets:
 def pets(tmp_path, monkeypatch) -> Pets:
     monkeypatch.setattr(journal, "_CHUNK_IMAGES", 7)
     made = Pets(tmp_path)
-    read = FolderExamples.read
+    read = FileExamples.read
 
     def counted(self, index):
         made.reads.append(self.origin(index))
         return read(self, index)
 
-    monkeypatch.setattr(FolderExamples, "read", counted)
+    monkeypatch.setattr(FileExamples, "read", counted)
     return made

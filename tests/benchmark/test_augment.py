@@ -1,6 +1,6 @@
 import itertools
 import math
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -10,8 +10,9 @@ from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from benchmark import augment as module
-from benchmark.augment import (
-    Augment,
+from benchmark.augment import Augment
+from benchmark.errors import UserError
+from benchmark.image_ops import (
     crop_boxes,
     crop_resize,
     flip,
@@ -20,7 +21,6 @@ from benchmark.augment import (
     jitter,
     shift_hue,
 )
-from benchmark.contracts import UserError
 from benchmark.streams import Streams
 from benchmark.views import normalise
 
@@ -48,15 +48,16 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("size", [16, 32, 48])
-def test_crop_resize__is_torchvisions(size: int) -> None:
+def test_crop_resize__is_torchvisions(size: int, mode: Literal["bicubic", "bilinear"]) -> None:
     images = noise(40, 33, 40)
     boxes = crop_boxes(uniform(40, 10, 2), uniform(40, 2), (33, 40), 0.08, (3 / 4, 4 / 3))
     boxes[:3] = torch.tensor([[0, 0, 33, 40], [5, 7, 1, 2], [32, 39, 1, 1]])
-    ours = crop_resize(images, boxes, size)
+    ours = crop_resize(images, boxes, size, mode)
     for image, box, got in zip(images, boxes.tolist(), ours, strict=True):
         expected = tv.resized_crop(
-            image / 255, *box, [size, size], InterpolationMode.BICUBIC, antialias=True
+            image / 255, *box, [size, size], InterpolationMode(mode), antialias=True
         )
         assert_close(got, expected.clamp(0, 1))
 

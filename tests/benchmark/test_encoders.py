@@ -11,8 +11,9 @@ import yaml
 from torch import Tensor, nn
 
 from benchmark.checkpoint import load_encoder, save_encoder
-from benchmark.contracts import Dataset, Encoder, Split, UserError
+from benchmark.contracts import Dataset, Encoder, Split
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 from benchmark.instantiate import instantiate
 from benchmark.objectives import BYOL, SimCLR
 from benchmark.streams import seeded

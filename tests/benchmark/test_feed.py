@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import threading
+import time
 
 import pytest
 import torch
+from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmark import feed as feed_module
-from benchmark.contracts import Split, UserError
+from benchmark.contracts import Split
+from benchmark.errors import UserError
 from benchmark.feed import Feed
 
 CPU = torch.device("cpu")
@@ -44,10 +47,22 @@ def test_batches__on_the_host_are_gathered_ahead_by_another_thread(monkeypatch) 
     monkeypatch.setattr(feed, "take", note)
     batches = feed.batches(INDICES)
     next(batches)
-    while len(gathered) < 3:  # the first, and two ahead of it, without being asked for
-        pass
+    deadline = time.monotonic() + 10
+    while len(gathered) < 3 and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert len(gathered) == 3  # the first, and two ahead of it, without being asked for
     assert not any(main for _, main in gathered)
     batches.close()
+
+
+def test_take__of_a_split_that_lives_on_a_gpu_touches_the_host_no_more() -> None:
+    # Fake tensors have a device and no content, so no GPU is needed. What is moved to "cuda" is on
+    # "cuda:0", which is not equal to it.
+    with FakeTensorMode(allow_non_fake_inputs=True):
+        feed = Feed(SPLIT, torch.device("cuda"), segments=True, residence="device")
+        samples = feed.take(torch.tensor([7, 1]))
+    for array in (samples.images, samples.labels, samples.segments):
+        assert array.device == torch.device("cuda:0")
 
 
 def test_batches__an_error_of_the_thread_reaches_the_caller() -> None:

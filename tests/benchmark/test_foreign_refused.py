@@ -12,8 +12,8 @@ import torch
 from torch import nn
 
 from benchmark.checkpoint import save_encoder
-from benchmark.contracts import UserError
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 from benchmark.foreign import FORMATS, load_foreign
 from benchmark.timm_encoder import TimmEncoder
 

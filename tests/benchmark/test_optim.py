@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.optim import build_lars, build_optimiser
 from benchmark.streams import seeded
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.plan import Planned, Planner
 from benchmark.run import plan as plan_line
 from benchmark.sweep import control_line, expand

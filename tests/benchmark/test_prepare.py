@@ -19,6 +19,7 @@ from benchmark.packs.pack import load
 from benchmark.prepare import main
 from benchmark.progress import Display
 from benchmark.sources.folder import Folder
+from benchmark.sources.imagenet import class_list
 
 ROOT = Path(__file__).parents[2]
 CIFAR = ROOT.parent / "shared/data/cifar10-images.tar.xz"
@@ -65,7 +66,8 @@ def test_main__keys_that_shape_the_pack(source, capfd):
     assert "elsewhere/pets made" in out
     assert "12 images (train 12) of 16 px" in out
     _, err = run(capfd, f"{PETS} data_dir=elsewhere source={source}", status=2)
-    assert err.startswith("error: elsewhere/pets was made with data.source.splits=None and is now")
+    wrong = "data.source.splits=null where [train,test] is asked for"
+    assert err.startswith(f"error: elsewhere/pets was made with {wrong}; choose another data.name")
     assert "replace=true" in err
     out, _ = run(capfd, f"{PETS} data_dir=elsewhere source={source} replace=true")
     assert "24 images (train 12, test 12) of 32 px" in out
@@ -74,7 +76,7 @@ def test_main__keys_that_shape_the_pack(source, capfd):
 def test_main__skipped_images_are_told(source, capfd):
     (source / "test/dog/003.png").write_bytes(b"no image")
     _, err = run(capfd, f"{PETS} source={source}", status=2)
-    assert "test/dog/003.png cannot be read as an image" in err
+    assert re.match(r"error: 1 images cannot be read: \S*/test/dog/003.png \(", err)
     _, err = run(capfd, f"{PETS} source={source} data.source.on_bad_image=skip")
     assert err == "skipped 1 unreadable images, first: test/dog/003.png\n"
 
@@ -117,7 +119,8 @@ def test_main__list(source, capfd, monkeypatch):
     assert all("none" in rows[name] and "DIR" in rows[name] for name in others)
     assert not {"scenes", "digits", "folder"} & set(rows)
     run(capfd, f"data=images source={source} data.stored_size=16 replace=true")
-    assert f"made with data.stored_size=16: {packed} 16 px" in run(capfd, "list").out
+    wrong = "made with data.stored_size=16 where 32 is asked for"
+    assert f"{wrong}: {packed} 16 px" in run(capfd, "list").out
     os.truncate("datasets/images/labels.npy", 100)
     assert "damaged: labels.npy, it has no header of a .npy file" in run(capfd, "list").out
 
@@ -154,6 +157,43 @@ def test_main__one_sentence(line, message, tmp_path, capfd, monkeypatch):
     assert err.startswith("error: ")
     assert len(err.strip().splitlines()) == 1
     assert list(tmp_path.iterdir()) == []
+
+
+def test_main__choices_are_what_can_be_packed(tmp_path, capfd, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for line in ("source=x", "verify data=scenes"):
+        choices = run(capfd, line, status=2).err.rpartition("choose one of ")[2].split(", ")
+        assert {"cifar10", "images"} <= set(choices)
+        assert not {"scenes", "digits", "folder"} & set(choices)
+
+
+def test_main__two_data_sets_share_a_pack(tmp_path, capfd, monkeypatch):
+    """Once it is made for one of them, the other is there as well."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COLUMNS", "400")
+    monkeypatch.setattr("benchmark.sources.imagenet._COUNTS", {"train": 200, "test": 100})
+    for k, wnid in enumerate(class_list()):
+        for path in (f"train/{wnid}/1.JPEG", f"train/{wnid}/2.JPEG", f"val/{wnid}/3.JPEG"):
+            (tmp_path / "source" / path).parent.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (9, 8), (k, 0, 0)).save(tmp_path / "source" / path)
+    out, _ = run(capfd, "data=imagenet100s source=source workers=1")
+    assert "datasets/imagenet100 made in" in out
+    out, _ = run(capfd, "data=imagenet100 source=source")
+    assert out.startswith("datasets/imagenet100 is there already: 300 images")
+    table = run(capfd, "list").out
+    rows = {line.split("│")[1].strip(): line for line in table.splitlines() if "│" in line}
+    for name in ("imagenet100", "imagenet100s"):
+        assert "│ imagenet100 │ 300 images (train 200, test 100) of 256 px" in rows[name]
+    assert "" not in rows
+    assert "none" in rows["imagenet100s_static"]
+    assert "imagenet100 is as it was made" in run(capfd, "verify data=imagenet100s").out
+    data = {
+        name: load_data(OmegaConf.to_container(compose([f"data={name}"]).data, resolve=True))
+        for name in ("imagenet100", "imagenet100s")
+    }
+    assert [d.name for d in data.values()] == ["imagenet100", "imagenet100s"]
+    assert len({d.train_fingerprint for d in data.values()}) == 1
+    assert [d.image_size for d in data.values()] == [224, 96]
 
 
 def test_main__data_that_needs_no_preparing(tmp_path, capfd, monkeypatch):

@@ -118,7 +118,7 @@ def test_presets__swapped_differs_from_its_inner_method_in_nothing_else(preset: 
         get([*line, f"method={method}"], "method.num_masks")
         for method in ("sequential", "superpixel", "superpixel_budget")
     ]
-    assert sizes == [[4]] * 3 if preset == "demo" else [[5]] * 3
+    assert sizes == [[4 if preset == "demo" else 5]] * 3
 
 
 @pytest.mark.parametrize("experiment", names("experiment"))

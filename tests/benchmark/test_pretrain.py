@@ -12,8 +12,9 @@ from benchmark import digits, scenes
 from benchmark.augment import Augment
 from benchmark.build import normalised_as
 from benchmark.config import NormalisationConfig
-from benchmark.contracts import Batch, Dataset, MaskingMethod, UserError
+from benchmark.contracts import Batch, Dataset, MaskingMethod
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 from benchmark.objectives import SimCLR
 from benchmark.optim import build_optimiser
 from benchmark.pretrain import Pretraining, Schedule

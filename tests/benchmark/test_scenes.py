@@ -9,8 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmark import digits, folder, scenes
-from benchmark.contracts import UserError
 from benchmark.data import channel_statistics
+from benchmark.errors import UserError
 
 CONF = Path(scenes.__file__).parent / "conf" / "data"
 

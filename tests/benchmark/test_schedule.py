@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.schedule import Ramp
 
 

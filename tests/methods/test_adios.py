@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.contracts import Batch, UserError
+from benchmark.contracts import Batch
+from benchmark.errors import UserError
 from benchmark.streams import Streams, seeded
 from methods.adios import Adios, area_negentropy, sparsity_penalty
 from methods.adios_s import AdiosS

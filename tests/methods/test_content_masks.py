@@ -16,7 +16,8 @@ from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
 from benchmark.config import compose
-from benchmark.contracts import Batch, MaskingMethod, Proposal, UserError
+from benchmark.contracts import Batch, MaskingMethod, Proposal
+from benchmark.errors import UserError
 from benchmark.instantiate import instantiate
 from benchmark.plan import Planner
 from benchmark.scenes import load as load_scenes

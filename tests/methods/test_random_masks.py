@@ -15,7 +15,8 @@ from scipy.ndimage import gaussian_filter
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from benchmark.contracts import Batch, MaskingMethod, UserError
+from benchmark.contracts import Batch, MaskingMethod
+from benchmark.errors import UserError
 from benchmark.schedule import Ramp
 from benchmark.streams import Streams
 from methods.block import Blocks

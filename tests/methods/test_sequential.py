@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from benchmark.contracts import Batch, Proposal, UserError
+from benchmark.contracts import Batch, Proposal
+from benchmark.errors import UserError
 from benchmark.streams import Streams, seeded
 from methods.mask_heads import SequentialHeads, _hard_concrete
 from methods.sequential import Sequential

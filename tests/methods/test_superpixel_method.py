@@ -9,7 +9,8 @@ import torch
 from omegaconf import OmegaConf
 
 from benchmark.config import compose
-from benchmark.contracts import Batch, UserError
+from benchmark.contracts import Batch
+from benchmark.errors import UserError
 from benchmark.instantiate import instantiate
 from benchmark.scenes import load
 from benchmark.streams import Streams

@@ -13,7 +13,7 @@ from sklearn.datasets import load_sample_images
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from methods.colour_clusters import in_colour_space, kmeans
 from methods.superpixels import ColourClusters, grid_shape, segment_means, slic
 

@@ -119,6 +119,21 @@ def test_row_labels__mixed_presets_and_objectives(make_run) -> None:
     ]
 
 
+def test_row_labels__what_the_sweep_varied_before_the_hash(make_run) -> None:
+    runs = [
+        make_run("sequential", 0, {}, hash8=f"{k:08d}", varied=varied)
+        for k, varied in enumerate([("mask_net.num_masks=2",), ("mask_net.num_masks=3",), (), ()])
+    ]
+    runs.append(make_run("none", 0, {}, varied=("mask_net.num_masks=2",)))
+    assert labels(runs) == [
+        "+ Sequential (demo) [mask_net.num_masks=2]",
+        "+ Sequential (demo) [mask_net.num_masks=3]",
+        "+ Sequential (demo) [00000002]",
+        "+ Sequential (demo) [00000003]",
+        "SimCLR (demo)",
+    ]
+
+
 def test_row_labels__hash_as_last_resort(make_run) -> None:
     runs = [make_run("adios", 0, {}, hash8=f"{k:08d}") for k in (1, 2)]
     runs.append(make_run("none", 0, {}))

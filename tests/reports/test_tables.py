@@ -259,3 +259,22 @@ def test_latex__compiles(sweep: list[Run], make_run, tmp_path: Path) -> None:
         text=True,
     )
     assert done.returncode == 0, done.stdout
+
+
+def test_write_tables__tasks_are_known_by_the_end_of_their_names(make_run, tmp_path: Path) -> None:
+    results = {
+        ("transfer", "cifar10"): 40.0,
+        ("cifar10_linear", "cifar10"): 50.0,
+        ("inat2021_linear", "inat2021_mini"): 60.0,
+        ("streets_segmentation", "scenes"): 20.0,  # of Table 2 on whatever data
+    }
+    texts = write([make_run("none", 0, results)], tmp_path)
+    assert "table1.md" not in texts
+    header = texts["table2.md"]
+    for heading in (
+        "cifar10: Linear, transfer",
+        "cifar10: Linear, cifar10_linear",
+        "inat2021_mini: Linear ",
+        "scenes: Segmentation",
+    ):
+        assert heading in header, heading

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
@@ -24,3 +26,11 @@ def test_accuracies__equal_scikit_learn(num_classes: int, monkeypatch: pytest.Mo
         expected = 100 * top_k_accuracy_score(labels, scores, k=k, labels=known)
         if num_classes > 2:
             assert found[name] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_accuracies__refuse_scores_that_are_not_finite(value: float) -> None:
+    scores = torch.zeros(4, 3)
+    scores[2, 1] = value
+    with pytest.raises(FloatingPointError, match="scores that are not finite; lower the lr"):
+        accuracies(nn.Identity(), scores, torch.zeros(4, dtype=torch.long))

@@ -9,8 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 from tasks import finetune
 from tasks.features import working_copy
 from tasks.finetune import FineTuning
@@ -44,9 +45,11 @@ class Recorded:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.bodies: list[nn.Module] = []
 
-        def keep(*args: Any, **kwargs: Any) -> nn.Module:
-            self.bodies.append(working_copy(*args, **kwargs))
-            return self.bodies[-1]
+        def keep(encoder: nn.Module, device: torch.device, **kwargs: Any) -> nn.Module:
+            body = working_copy(encoder, device, **kwargs)
+            if device.type != "meta":  # where nothing is trained
+                self.bodies.append(body)
+            return body
 
         monkeypatch.setattr(finetune, "working_copy", keep)
 
@@ -112,7 +115,7 @@ def test_run__eval_seed_decides_everything(
     assert not same(states, others)
 
 
-@pytest.mark.parametrize("settings", [ONE | {"epochs": 1}, SEVERAL])
+@pytest.mark.parametrize("settings", [ONE, SEVERAL])
 def test_run__test_labels_influence_neither_training_nor_choice(
     settings: dict[str, Any],
     small_resnet: MakeResNet,
@@ -305,16 +308,34 @@ def test_check__an_encoder_that_lacks_what_is_asked_for(
         FineTuning(**ONE | {"reset_stem": True}).check(flat(), coloured())
     with pytest.raises(UserError, match="layer_decay needs an encoder whose layers are known"):
         FineTuning(**ONE | {"layer_decay": 0.5}).check(flat(), coloured())
-    with pytest.raises(UserError, match="is not one image of any class"):
+    with pytest.raises(UserError, match="of each class of the train split of 'toy' is not one"):
         FineTuning(**SEVERAL).check(flat(), coloured(train=9))
+
+
+@pytest.mark.parametrize("stem", ["imagenet", "small"])
+@pytest.mark.parametrize("freeze_batchnorm", [False, True])
+@pytest.mark.parametrize("settings", [{}, {"lr": [0.01, 0.1]}, {"lr": [0.01, 0.1], "refit": True}])
+def test_check__batches_of_one_image_that_batchnorm_cannot_train_on(
+    stem: Any, freeze_batchnorm: bool, settings: dict[str, Any], coloured: MakeData
+) -> None:
+    """Refused exactly where training fails: with one value per channel in some training."""
+    data = coloured(train=33, test=9)  # of which 30 are left while choosing
+    settings = ONE | settings | {"epochs": 1, "batch_size": 2, "freeze_batchnorm": freeze_batchnorm}
+    task, encoder = FineTuning(**settings), ResNet(18, width=12, stem=stem)
+    everything = "refit" in settings or settings["lr"] == 0.05
+    if stem == "imagenet" and not freeze_batchnorm and everything:
+        with pytest.raises(UserError, match=r"batches of 1 images of 16x16 pixels.*Expected more"):
+            task.check(encoder, data)
+    else:
+        task.run(encoder, data, eval_seed=0, device=CPU)
 
 
 def test_protocol__of_the_defaults() -> None:
     assert FineTuning(**ONE).protocol == (
-        "Encoder and linear classifier of random resized crops (of 0.5 of the area or more) and "
-        "flips (probability 0.5): SGD for 4 epochs in batches of 32 with learning rate 0.05 "
-        "(cosine), momentum 0.9 and weight decay 0, encoder in fp32; top-1 and, from 10 classes "
-        "on, top-5 accuracy on un-augmented test images after the last epoch."
+        "Encoder and linear classifier of random resized crops (of 0.5 of the area or more, "
+        "bilinear) and flips (probability 0.5): SGD for 4 epochs in batches of 32 with learning "
+        "rate 0.05 (cosine), momentum 0.9 and weight decay 0, encoder in fp32; top-1 and, "
+        "from 10 classes on, top-5 accuracy on un-augmented test images after the last epoch."
     )
 
 

@@ -45,7 +45,7 @@ def test_heads__trained_at_once_equal_each_trained_alone(optimiser: str) -> None
         {"params": list(layer.parameters()), **point}
         for layer, point in zip(heads.layers, POINTS, strict=True)
     ]
-    training.fit_groups(
+    training.fit(
         lambda _, index: heads.losses(features[index], labels[index]),
         groups,
         count=50,

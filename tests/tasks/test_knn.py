@@ -11,8 +11,9 @@ from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 from benchmark.streams import seeded
 from tasks import knn
 from tasks.knn import KNN, nearest
@@ -120,10 +121,13 @@ def test_run__choice_equals_leave_one_out_of_scikit_learn() -> None:
     }
     best = max(scores, key=lambda pair: scores[pair].mean())
     assert len({s.mean() for s in scores.values()}) > 2  # there was something to choose
-    assert result.details == {
-        "chosen": {"k": best[0], "temperature": best[1]},
-        "leave_one_out_accuracy": pytest.approx(100 * scores[best].mean()),
-    }
+    assert result.details["chosen"] == {"k": best[0], "temperature": best[1]}
+    assert result.details["leave_one_out"] == [
+        {"k": k, "temperature": t, "accuracy": pytest.approx(100 * s.mean())}
+        for (k, t), s in scores.items()
+    ]
+    edge = f"temperature={best[1]:g} is the "
+    assert edge in result.details["warning"]
     alone = KNN(k=best[0], temperature=best[1]).run(Flat(), data, eval_seed=0, device=CPU)
     assert result.metrics == alone.metrics
 
@@ -145,8 +149,9 @@ def test_run__choice_on_some_of_the_images_is_always_the_same() -> None:
     task = KNN(k=[1, 20], temperature=[0.05, 0.5], choose_on=40)
     results = [task.run(Flat(), data, eval_seed=seed, device=CPU) for seed in (0, 1)]
     assert results[0] == results[1]
-    share = results[0].details["leave_one_out_accuracy"] * 40 / 100
-    assert share == pytest.approx(round(share))  # of 40 samples
+    for candidate in results[0].details["leave_one_out"]:
+        hits = candidate["accuracy"] * 40 / 100
+        assert hits == pytest.approx(round(hits))  # of 40 samples
 
 
 def test_nearest__leaves_the_sample_itself_out() -> None:
@@ -215,7 +220,9 @@ def test_run__features_that_are_not_finite_are_an_error() -> None:
     [
         ({"k": 0}, "k=0 must be at least 1"),
         ({"k": [5, 0]}, "k=0 must be at least 1"),
-        ({"k": []}, r"k=\[\] and temperature=\[0.07\] must each name one value or more"),
+        ({"k": []}, r"k=\[\] must be a whole number or a list of different whole numbers"),
+        ({"k": [5, 5]}, r"knn: k=\[5, 5\] must be a whole number or a list of different"),
+        ({"temperature": [math.nan]}, r"temperature=\[nan\] must be a number or a list of"),
         ({"temperature": 0.0}, r"temperature=0\.0 must be above 0"),
         ({"temperature": [0.1, -1.0]}, r"temperature=-1\.0 must be above 0"),
         ({"choose_on": 0}, "choose_on=0 must be at least 1"),

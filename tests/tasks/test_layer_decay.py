@@ -7,8 +7,8 @@ import timm
 from timm.optim import param_groups_layer_decay
 from torch import nn
 
-from benchmark.contracts import UserError
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 from benchmark.timm_encoder import TimmEncoder
 from tasks.layer_decay import decayed_groups
 

@@ -7,7 +7,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
+from benchmark.errors import UserError
 from benchmark.streams import Streams
 from tasks import robustness
 from tasks.corruptions import CORRUPTIONS, strengths
@@ -166,7 +167,7 @@ def test_run__test_labels_do_not_influence_the_probe(
 def test_run__encoder_must_not_change(
     after: int, coloured: MakeData, drifting: Callable[[int], nn.Module]
 ) -> None:
-    with pytest.raises(AssertionError, match="the encoder has changed"):
+    with pytest.raises(RuntimeError, match="the encoder has changed"):
         run(task(shuffle=[], corruptions=[]), drifting(after), coloured())
 
 
@@ -191,6 +192,10 @@ def test_check__what_cannot_run(
         ({"shuffle": [4, 2]}, r"shuffle=\[4, 2\] must be growing whole numbers above 1"),
         ({"shuffle": [1, 2]}, r"shuffle=\[1, 2\] must be growing whole numbers above 1"),
         ({"corruptions": ["snow"]}, "corruptions=snow is not one of gaussian_noise, gaussian_blur"),
+        ({"occlusion": [0.5, 0.5]}, r"occlusion=\[0.5, 0.5\] must be a number or a list of diff"),
+        ({"shuffle": [2, 2]}, r"shuffle=\[2, 2\] must be a whole number or a list of different"),
+        ({"corruptions": "snow"}, "corruptions=snow is not one of gaussian_noise, gaussian_blur"),
+        ({"corruptions": ["contrast"] * 2}, r"corruptions=\['contrast', 'contrast'\] must be diff"),
         ({"count": 0}, "count=0 must be at least 1"),
         (
             {"occlusion": [], "shuffle": [], "corruptions": []},
@@ -201,6 +206,13 @@ def test_check__what_cannot_run(
 def test_robustness__refuses(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(UserError, match=message):
         task(**settings)
+
+
+def test_robustness__one_value_needs_no_list() -> None:
+    one = {"occlusion": 0.5, "shuffle": 4, "corruptions": "contrast"}
+    assert task(**one).protocol == task(**{k: [v] for k, v in one.items()}).protocol
+    assert "0.5 of 8x8 cells" in task(**one).protocol
+    assert "4x4 patches shuffled; contrast at severities" in task(**one).protocol
 
 
 def test_protocol__states_every_number() -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.streams import Streams
 from tasks.scale_crop import IGNORE, ScaleCrop
 

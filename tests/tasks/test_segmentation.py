@@ -15,8 +15,9 @@ from PIL import Image
 from sklearn import metrics
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split, UserError
+from benchmark.contracts import Dataset, Split
 from benchmark.encoders import ResNet
+from benchmark.errors import UserError
 from benchmark.streams import seeded
 from tasks import segmentation
 from tasks.fcn import FCN
@@ -234,8 +235,10 @@ def test_run__learning_rate_is_chosen_on_training_images_held_out(seen: Seen) ->
     assert test is not None
     inverted = torch.where(pixel_labels(test) == 255, 255, 1 - pixel_labels(test).clamp(max=1))
     for target in (test, Split(test.images, pixel_labels=inverted)):
-        chosen = seen(dataset(data.train, target), lr=[0.0, 0.05, 1e-6], epochs=2, holdout=0.25)
-        assert chosen.details["chosen"] == {"lr": 0.05}
+        chosen = seen(
+            dataset(data.train, target), lr=[0.0, 0.05, 1e-6], epochs=2, holdout=0.25, refit=True
+        )
+        assert chosen.details["chosen"] == {"lr": 0.05, "weight_decay": 0.0}
         assert len(seen.nets) == 4
         tried = {one["lr"]: one["miou"] for one in chosen.details["held_out"]}
         assert list(tried) == [0.0, 0.05, 1e-6]
@@ -249,7 +252,40 @@ def test_run__learning_rate_is_chosen_on_training_images_held_out(seen: Seen) ->
         for index, other in zip(choosing, held, strict=True):
             assert (len(index), len(other)) == (72, 24)
             assert sorted(index + other) == list(range(96))
+            assert other != list(range(72, 96))
     assert alone.metrics["miou"] > 80 > chosen.metrics["miou"]
+
+
+def test_run__a_rate_that_diverges_loses() -> None:
+    data, settings = toy(), SETTINGS | {"epochs": 1, "freeze": True}
+    result = Segmentation(**settings | {"lr": [1e38, 0.05, 3e38]}).run(
+        small_resnet(), data, eval_seed=0, device=CPU
+    )
+    assert [one["miou"] is None for one in result.details["held_out"]] == [True, False, True]
+    assert result.details["chosen"]["lr"] == 0.05
+    assert result.details["warning"].startswith("lr=0.05 is the lowest tried")
+    # In the last step, too: a single one makes up the epoch.
+    for hopeless in (1e38, [1e38, 3e38]):
+        with pytest.raises(FloatingPointError, match="lower the lr"):
+            Segmentation(**settings | {"lr": hopeless, "batch_size": 96}).run(
+                small_resnet(), data, eval_seed=0, device=CPU
+            )
+
+
+def test_run__warns_of_the_edge_of_the_list() -> None:
+    task = Segmentation(**SETTINGS | {"lr": [1e-6, 0.05], "weight_decay": [0.0, 1e-4], "epochs": 2})
+    details = task.run(small_resnet(), toy(), eval_seed=0, device=CPU).details
+    assert len(details["held_out"]) == 4
+    assert details["chosen"]["lr"] == 0.05
+    assert details["warning"].startswith("lr=0.05 is the highest tried, and a higher one may be")
+
+
+def test_run__held_out_images_without_pixels_that_count_choose_nothing() -> None:
+    train = halves(32, 0)
+    blank = Split(train.images, pixel_labels=torch.full_like(pixel_labels(train), 255))
+    task = Segmentation(**SETTINGS | {"lr": [0.1, 0.01], "epochs": 1})
+    with pytest.raises(FloatingPointError, match="segmentation: no training stays finite"):
+        task.run(small_resnet(), dataset(blank, halves(8, 1)), eval_seed=0, device=CPU)
 
 
 def test_run__ignored_batches_do_no_harm() -> None:
@@ -319,7 +355,7 @@ def test_check__images_too_small_for_the_stages() -> None:
     with seeded(0, "test/encoder"):
         encoder = ResNet(18, width=8, stem="imagenet")
     task = Segmentation(**SETTINGS | {"batch_size": 1})
-    with pytest.raises(UserError, match=r"stages do not take 1 images of 16x16 pixels .*1, 1"):
+    with pytest.raises(UserError, match=r"batches of 1 images of 16x16 pixels, the .*1, 1"):
         task.check(encoder, toy())  # one value per channel, which BatchNorm cannot train on
     task.check(encoder, replace(toy(), train=Split(torch.zeros(5, 3, 64, 64, dtype=torch.uint8))))
     Segmentation(**SETTINGS | {"batch_size": 1, "freeze": True}).check(encoder, toy())
@@ -331,9 +367,9 @@ def test_check__crop_larger_than_the_images() -> None:
         task.check(small_resnet(), toy(view_size=32))
 
 
-def test_check__nothing_left_to_train_on() -> None:
-    task = Segmentation(**SETTINGS | {"lr": [0.1, 0.2], "holdout": 0.995})
-    with pytest.raises(UserError, match=r"holdout=0\.995 leaves none of the 96 training images"):
+def test_check__nothing_to_hold_out() -> None:
+    task = Segmentation(**SETTINGS | {"lr": [0.1, 0.2], "holdout": 0.005})
+    with pytest.raises(UserError, match=r"holdout=0\.005 of the train split of 'toy' is not one"):
         task.check(small_resnet(), toy())
 
 
@@ -347,9 +383,12 @@ def test_check__nothing_left_to_train_on() -> None:
         ({"flip_prob": 2.0}, r"flip_prob=2\.0 must lie between 0 and 1"),
         ({"head": "fcn4"}, "head=fcn4 is not one of fcn32, fcn16, fcn8"),
         ({"schedule": "linear"}, "schedule=linear is not one of constant, cosine, poly"),
-        ({"lr": []}, r"lr=\[\] names no learning rate"),
+        ({"lr": []}, r"lr=\[\] must be a number or a list of different numbers"),
+        ({"lr": [0.1, 0.1]}, r"lr=\[0.1, 0.1\] must be a number or a list of different"),
+        ({"lr": [math.nan]}, r"lr=\[nan\] must be a number"),
+        ({"weight_decay": [0.0, -0.1]}, "weight_decay=-0.1 must not be negative"),
         ({"lr": [0.1, -1.0]}, r"lr=-1\.0 must not be negative"),
-        ({"holdout": 1.0}, "holdout=1 must lie between 0 and 1"),
+        ({"holdout": 1.0}, "holdout=1.0 must lie between 0 and 1"),
     ],
 )
 def test_segmentation__refuses(settings: dict[str, Any], message: str) -> None:
@@ -364,9 +403,9 @@ def test_protocol__states_every_number() -> None:
         "Encoder and FCN-16s head",
         "at their stored size, flipped with probability 0.5, scaled by a factor from 0.5 to 2, "
         "cropped to 320 pixels",
-        "SGD for 6 epochs in batches of 16 with learning rate one of 0.01, 0.1 (poly)",
+        "SGD for 6 epochs in batches of 16 with learning rate the best of 0.01, 0.1 (poly)",
         "(0.2 for the head)",
-        "highest mean intersection over union on 0.1 of the train split held out",
+        ", chosen by mean intersection over union on 10% of the train split held out, not trained",
         "pixels of class 255 left out",
     ):
         assert part in protocol, part

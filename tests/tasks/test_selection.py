@@ -1,14 +1,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split, UserError
-from tasks.selection import GridSearch, HeldOut, class_ranks, class_shares
+from benchmark.errors import UserError
+from tasks.grid import Grid, HeldOut, numbers, whole_numbers
+from tasks.selection import GridSearch, class_ranks, class_shares
 
 MIXED = torch.tensor([0] * 40 + [1] * 25 + [2] * 4 + [4])[torch.arange(70) * 33 % 70]
 
@@ -54,16 +54,80 @@ def test_split__holds_nothing_out_without_a_choice() -> None:
     assert not len(held)
 
 
-def test_check__refuses_classes_too_small_to_hold_out_of(
-    dataset: Callable[..., Dataset],
-) -> None:
+def test_check__refuses_classes_too_small_to_hold_out_of() -> None:
     labels = torch.arange(40) % 10
-    split = Split(torch.zeros(40, 3, 2, 2, dtype=torch.uint8), labels)
-    data = dataset(split, split)
-    with pytest.raises(UserError, match=r"holdout=0.1 is not one image of any class of 'toy'"):
-        search().check(data)
-    search(lr=0.1, weight_decay=0.0).check(data)
-    GridSearch.of("task", 0.25, False, lr=[1.0, 2.0]).check(data)
+    with pytest.raises(UserError, match=r"holdout=0.1 of each class of .* 'toy' is not one image"):
+        search().check(labels, "toy")
+    search(lr=0.1, weight_decay=0.0).check(labels, "toy")
+    GridSearch.of("task", 0.25, False, lr=[1.0, 2.0]).check(labels, "toy")
+    whole = GridSearch.of("task", 0.1, False, "miou", lr=[1.0, 2.0])
+    with pytest.raises(UserError, match=r"holdout=0.1 of the train split of 'toy' is not one"):
+        whole.check(torch.zeros(4, dtype=torch.long), "toy")
+
+
+@pytest.mark.parametrize(("refit", "expected"), [(False, {63}), (True, {63, 70})])
+def test_counts__of_all_trainings(refit: bool, expected: set[int]) -> None:
+    several = GridSearch.of("task", 0.1, refit, lr=[1.0, 2.0])
+    assert several.counts(MIXED) == expected
+    assert {len(several.split(MIXED, seed)[0]) for seed in range(5)} == {63}
+    assert GridSearch.of("task", 0.1, refit, lr=1.0).counts(MIXED) == {70}
+    assert several.trainings == 2 + refit
+    assert GridSearch.of("task", 0.1, refit, lr=1.0).trainings == 1
+
+
+class Net:
+    """What a training gives; counts how many there are at a time."""
+
+    alive = 0
+
+    def __init__(self, lr: float, index: Tensor) -> None:
+        Net.alive += 1
+        self.lr = lr
+        self.index = index
+
+    def __del__(self) -> None:
+        Net.alive -= 1
+
+
+@pytest.mark.parametrize("refit", [False, True])
+def test_best__keeps_the_best_net_alone(refit: bool) -> None:
+    several = GridSearch.of("task", 0.1, refit, lr=[1.0, 4.0, 2.0, 9.0, 3.0])
+    index, held = several.split(MIXED, eval_seed=7)
+    most = []
+
+    def train(point: dict[str, float], index: Tensor) -> Net:
+        net = Net(point["lr"], index)
+        most.append(Net.alive)
+        if net.lr == 9:
+            raise FloatingPointError("diverged")
+        return net
+
+    def score(net: Net, index: Tensor) -> HeldOut | None:
+        assert torch.equal(index, held)
+        if net.lr == 3:
+            raise FloatingPointError("scores are not finite")
+        return None if net.lr == 1 else HeldOut(10 * net.lr)
+
+    net, trained_on, details = several.best(train, score, MIXED, eval_seed=7)
+    assert net.lr == 4
+    assert torch.equal(net.index, trained_on)
+    assert torch.equal(trained_on, torch.arange(70) if refit else index)
+    assert [c["accuracy"] for c in details["held_out"]] == [None, 40, 20, None, None]
+    assert max(most) == 2
+
+
+def test_best__one_combination_is_trained_on_everything() -> None:
+    found, index, details = GridSearch.of("task", 0.1, True, lr=4.0).best(
+        lambda point, index: (point, len(index)), lambda *_: HeldOut(1.0), MIXED, 0
+    )
+    assert found == ({"lr": 4.0}, 70)
+    assert torch.equal(index, torch.arange(70))
+    assert details == {}
+
+
+def test_best__all_diverge() -> None:
+    with pytest.raises(FloatingPointError, match="task: no training stays finite; lower the lr"):
+        search().best(lambda *_: 0, lambda *_: None, MIXED, 0)
 
 
 def scored(*accuracies: float | None) -> list[HeldOut | None]:
@@ -106,11 +170,25 @@ def test_choose__one_value_has_no_edge() -> None:
     assert "warning" not in one.choose(scored(1.0, 2.0, 1.0))[1]
 
 
+def test_choose__a_setting_without_influence_has_no_edge() -> None:
+    """As the temperature of a vote of one neighbour; and there is no fewer than one."""
+    grid = Grid(purpose="task", values={"k": (1, 5), "t": (0.1, 1.0)})
+    best, details = grid.choose(scored(60.0, 60.0, 50.0, 40.0), "leave_one_out")
+    assert best == 0
+    assert "warning" not in details
+    assert details["leave_one_out"][2] == {"k": 5, "t": 0.1, "accuracy": 50}
+    warning = grid.choose(scored(10.0, 10.0, 50.0, 60.0))[1]["warning"]
+    assert warning == (
+        "k=5 is the highest tried, and a higher one may be better; "
+        "t=1 is the highest tried, and a higher one may be better"
+    )
+
+
 def test_held_out__of_a_head() -> None:
     scores = torch.tensor([[2.0, 0.0], [0.0, 1.0], [3.0, 0.0]])
     found = HeldOut.of(nn.Identity(), scores, torch.tensor([0, 1, 1]))
     assert found is not None
-    assert found.accuracy == pytest.approx(200 / 3)
+    assert found.score == pytest.approx(200 / 3)
     losses = (math.log(1 + math.exp(-2)), math.log(1 + math.exp(-1)), math.log(1 + math.exp(3)))
     assert found.loss == pytest.approx(sum(losses) / 3)
     assert HeldOut.of(nn.Identity(), scores * math.inf, torch.tensor([0, 1, 1])) is None
@@ -122,6 +200,10 @@ def test_str__tells_how_the_choice_is_made() -> None:
     assert str(search()) == told + "not trained again on all"
     again = GridSearch.of("task", 0.1, True, lr=[1.0, 2.0])
     assert str(again) == told + "then trained again on all of it"
+    miou = str(GridSearch.of("task", 0.25, False, "miou", lr=[1.0, 2.0]))
+    assert miou.startswith(
+        ", chosen by mean intersection over union on 25% of the train split held"
+    )
     assert search().words("lr") == "the best of 0.1, 1, 10"
     assert search(lr=0.1).words("lr") == "0.1"
 
@@ -146,3 +228,18 @@ def test_grid_search__refuses(settings: dict, message: str) -> None:
 def test_grid_search__refuses_a_share_that_is_none(holdout: float) -> None:
     with pytest.raises(UserError, match=f"task: holdout={holdout} must lie between 0 and 1"):
         GridSearch.of("task", holdout, False, lr=0.1)
+
+
+@pytest.mark.parametrize("given", [2.5, True, [5.0], [1, 1], [], "5", [3, None], math.nan])
+def test_whole_numbers__refuses(given: object) -> None:
+    with pytest.raises(
+        UserError, match=r"task: k=.* must be a whole number or a list of different"
+    ):
+        whole_numbers("task", "k", given)
+
+
+def test_numbers__one_or_several() -> None:
+    assert whole_numbers("task", "k", 3) == (3,)
+    assert whole_numbers("task", "k", [5, 3]) == (5, 3)
+    assert numbers("task", "lr", [1, 0.5]) == (1.0, 0.5)
+    assert numbers("task", "lr", (0.5,)) == (0.5,)

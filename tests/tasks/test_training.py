@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.streams import seeded
 from tasks.training import SCHEDULES, Training
 
@@ -91,9 +91,8 @@ def fitted(epochs: int = 2, schedule: str = "constant", **fit: Any) -> tuple[lis
         weight_decay=0.0,
         warmup_epochs=1.0 if schedule == "warmup_cosine" else 0.0,
     )
-    training.fit(
-        loss, body, head, head_lr=fit.get("head_lr"), count=9, eval_seed=fit.get("eval_seed", 0)
-    )
+    groups = [{"params": [head.weight], "lr": fit.get("head_lr", 0.5)}, {"params": [body.weight]}]
+    training.fit(loss, groups, count=9, eval_seed=fit.get("eval_seed", 0))
     return batches, (body.weight.item(), head.weight.item())
 
 
@@ -130,7 +129,7 @@ def test_fit__stops_at_a_loss_that_is_not_finite() -> None:
         fitted(blow_up=math.inf)
 
 
-def test_fit_groups__goes_on_while_one_of_several_losses_is_finite() -> None:
+def test_fit__goes_on_while_one_of_several_losses_is_finite() -> None:
     numbers = [nn.Parameter(torch.zeros(())) for _ in range(2)]
     rates = (0.5, 1e38)
     groups = [{"params": [p], "lr": lr} for p, lr in zip(numbers, rates, strict=True)]
@@ -140,9 +139,31 @@ def test_fit_groups__goes_on_while_one_of_several_losses_is_finite() -> None:
         return torch.stack([-first, (second - 1).square()])
 
     training = Training(**SGD | {"epochs": 5, "momentum": 0.0})
-    training.fit_groups(losses, groups, count=2, eval_seed=0)
+    training.fit(losses, groups, count=2, eval_seed=0)
     assert numbers[0].item() == pytest.approx(2.5)
     assert not numbers[1].isfinite()
+
+
+@pytest.mark.parametrize("count", [1, 3, 4, 5, 9, 33])
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 64])
+def test_smallest_batch__is_that_of_an_epoch(count: int, batch_size: int) -> None:
+    sizes, weight = [], nn.Parameter(torch.zeros(()))
+
+    def loss(epoch: int, index: Tensor) -> Tensor:
+        sizes.append(len(index))
+        value: Tensor = weight.square()
+        return value
+
+    training = Training(**SGD | {"epochs": 1, "batch_size": batch_size})
+    training.fit(loss, [{"params": [weight]}], count=count, eval_seed=0)
+    assert training.smallest_batch(count) == min(sizes)
+
+
+def test_at__refuses_what_training_refuses() -> None:
+    training = Training(**SGD).at({"lr": 0.5, "weight_decay": 0.1})
+    assert training == Training(**SGD | {"lr": 0.5, "weight_decay": 0.1})
+    with pytest.raises(UserError, match=r"weight_decay=-1\.0 must not be negative"):
+        training.at({"lr": 0.5, "weight_decay": -1.0})
 
 
 def net_and_copy() -> tuple[nn.Sequential, nn.Sequential]:
@@ -164,7 +185,8 @@ def test_fit__lars_equals_a_loop(weight_decay: float) -> None:
     """LARS of the ADIOS code's evaluations (arXiv 1708.03888, eq. 6), then SGD with momentum."""
     net, slow = net_and_copy()
     training = Training("test", 3, 8, 0.5, "constant", 0.9, weight_decay, "lars")
-    training.fit(lambda *_: error(net), net[:3], net[3], head_lr=0.2, count=8, eval_seed=0)
+    groups = [{"params": net[3].parameters(), "lr": 0.2}, {"params": net[:3].parameters()}]
+    training.fit(lambda *_: error(net), groups, count=8, eval_seed=0)
 
     rates = [(p, 0.5) for p in slow[:3].parameters()] + [(p, 0.2) for p in slow[3].parameters()]
     velocity = [torch.zeros_like(p) for p, _ in rates]
@@ -192,7 +214,7 @@ def test_fit__weight_decay_may_spare_what_has_one_dimension(optimiser: str, excl
         | {"epochs": 3, "weight_decay": 0.1, "optimiser": optimiser}
         | {"exclude_bias_and_norm": exclude}
     )
-    training.fit(lambda *_: error(net), net[:3], net[3], count=8, eval_seed=0)
+    training.fit(lambda *_: error(net), [{"params": net.parameters()}], count=8, eval_seed=0)
 
     weights = list(slow.parameters())
     first, second = ([torch.zeros_like(p) for p in weights] for _ in range(2))

@@ -14,8 +14,7 @@ import pytest
 
 from benchmark.packs.filling import Filler
 from benchmark.packs.workers import WorkerDiedError, share_out
-from benchmark.sources.examples import compact
-from benchmark.sources.files import FolderExamples
+from benchmark.sources.examples import compact, list_files
 
 double = partial(operator.mul, 2)
 
@@ -103,7 +102,7 @@ def _alive(process: int) -> bool:
 
 
 def test_share_out__decoding_imports_no_torch(tmp_path):
-    examples = FolderExamples(tmp_path, compact(["a.png"]))
+    examples = list_files(tmp_path, compact(["a.png"]), {}, tmp_path / "names")
     filler = Filler({"train": examples}, {}, 32, "crop")
     imported = partial(eval, "'torch' in __import__('sys').modules")
     assert list(share_out(imported, [{"filler": filler}] * 2, 2)) == [False, False]

@@ -6,7 +6,7 @@ import tarfile
 
 import pytest
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources.archives import unpack
 
 

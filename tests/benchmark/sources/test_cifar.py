@@ -14,7 +14,7 @@ from PIL import Image
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources import cifar
 
 REAL = Path(__file__).parents[4] / "shared/data/cifar10-images.tar.xz"

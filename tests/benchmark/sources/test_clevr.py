@@ -1,14 +1,17 @@
 """CLEVR with masks: TFRecords written byte by byte from the format's definition."""
 
 import gzip
+import os
 import pickle
 import re
+import shutil
 import struct
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources import clevr
 
 COUNTS = [3, 10, 4, 5, 3, 7, 6]  # objects of each scene
@@ -74,6 +77,12 @@ def scenes():
     return [scene(rng, count) for count in COUNTS]
 
 
+@pytest.fixture(autouse=True)
+def roomy(monkeypatch):
+    """These scenes are few, and the disk need not have room for all that are published."""
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=1e12))
+
+
 def write(folder, scenes):
     folder.mkdir(exist_ok=True)
     with gzip.open(folder / clevr.FILE, "wb", compresslevel=1) as file:
@@ -119,6 +128,47 @@ def test_clevr__pixel_by_pixel(tmp_path, scenes):
             assert examples.labels["objects"][k] == COUNTS[position] - 3
             assert copy.origin(k).endswith(f"{clevr.FILE}, scene {position}")
             position += 1
+
+
+def test_clevr__unpacked_once(tmp_path, scenes, monkeypatch):
+    folder = write(tmp_path / "a", scenes[:4])
+    first = opened(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(clevr, "_unpack", None)  # nothing is decompressed any more
+        second = opened(folder)
+    for split, examples in first.splits.items():
+        assert np.array_equal(examples.labels["objects"], second.splits[split].labels["objects"])
+        for k in range(len(examples)):
+            assert np.array_equal(examples.read(k).segments, second.splits[split].read(k).segments)
+    write(folder, scenes)
+    assert sum(map(len, opened(folder).splits.values())) == len(scenes)
+
+
+def test_clevr__interrupted_unpacking_is_not_relied_on(tmp_path, scenes, monkeypatch):
+    folder = write(tmp_path / "a", scenes[:4])
+    content, times = (folder / clevr.FILE).read_bytes(), (folder / clevr.FILE).stat()
+    opened(folder)
+    write(folder, scenes)
+
+    def stop(source, target):
+        target.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clevr, "_unpack", stop)
+        with pytest.raises(KeyboardInterrupt):
+            opened(folder)
+    (folder / clevr.FILE).write_bytes(content)  # the first file, as it was
+    os.utime(folder / clevr.FILE, ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert opened(folder).splits["test"].read(0).image.size == (192, 192)
+
+
+def test_clevr__too_little_room(tmp_path, scenes, monkeypatch):
+    folder = write(tmp_path / "a", scenes[:4])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: SimpleNamespace(free=14e9))
+    message = "unpacks to 14.7 GB and the disk of .*/scratch has 14.0 GB left; free space there"
+    refused(message, folder)
+    assert [*(tmp_path / "scratch").iterdir()] == []
 
 
 def test_clevr__wrong_count(tmp_path, scenes):

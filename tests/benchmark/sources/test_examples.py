@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.sources.examples import RawExamples, list_files
+from benchmark.sources.examples import RawExamples, compact, list_files
 
 
 def test_examples__import_nothing_heavy():
@@ -21,12 +21,14 @@ def test_list_files__names_stay_out_of_what_is_sent(tmp_path):
     names = [f"{'folder' * 10}/größe {k}.png" for k in range(1000)]
     (tmp_path / names[999]).parent.mkdir()
     Image.new("L", (3, 2), 7).save(tmp_path / names[999])
-    examples = list_files(tmp_path, names, {"class": np.arange(1000)}, tmp_path / "listing")
+    labels = {"class": np.arange(1000)}
+    examples = list_files(tmp_path, compact(names), labels, tmp_path / "listing")
     sent = pickle.dumps(examples)
     assert len(sent) < 1000
     copy = pickle.loads(sent)
     assert len(copy) == 1000
-    assert [*map(str, copy)] == [str(tmp_path / name) for name in names]
+    assert [*copy.files(0, 1000)] == [tmp_path / name for name in names]
+    assert [*copy.files(998, 1000)] == [tmp_path / name for name in names[998:]]
     assert copy.read(999).image.size == (3, 2)
     assert copy.origin(0) == str(tmp_path / names[0])
     with pytest.raises(FileNotFoundError):

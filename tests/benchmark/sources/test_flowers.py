@@ -9,7 +9,7 @@ from PIL import Image
 from scipy.io import savemat
 from torchvision.datasets.utils import calculate_md5
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources import flowers
 
 LABELS = [77, 1, 102, 5, 5, 30, 2]

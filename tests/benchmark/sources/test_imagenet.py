@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources import imagenet
 
 OTHERS = ("n01440764", "n15075141")  # the first and the last class of ImageNet, not of these 100
@@ -66,7 +66,7 @@ def test_imagenet100__reads_its_classes_alone(tmp_path):
     assert train.labels["class"].tolist() == [label for label in range(100) for _ in range(2)]
     assert train.origin(0) == str(folder / "train" / wnids[0] / f"{wnids[0]}_10.JPEG")
     assert train.origin(1) == str(folder / "train" / wnids[0] / f"{wnids[0]}_9.JPEG")
-    assert [*contents.files][:2] == [Path(train.origin(0)), Path(train.origin(1))]
+    assert [*train.files(0, 2)] == [Path(train.origin(0)), Path(train.origin(1))]
     image = test.read(42).image
     assert image.size == (20, 10)
     assert np.abs(np.asarray(image).astype(int) - (42, 0, 0)).max() < 4

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources import inaturalist
 
 # Two genera Prunella, a bird and a plant, as there really are.
@@ -90,7 +90,9 @@ def test_inaturalist__images_in_the_order_of_the_listing(tmp_path):
         assert image.shape == (20, 30, 3)
         assert np.abs(image - (start, 0, 0)).max() < 4
     assert contents.checksums["val.json"].startswith("sha256:")
-    assert len([*contents.files]) == 2 + 4 + 2
+    listings = [tmp_path / f"a/{name}.json" for name in ("train_mini", "val")]
+    assert [*contents.files] == listings
+    assert [str(path) for path in train.files(1, 2)] == [train.origin(1)]
 
 
 def test_inaturalist__labels_of_every_level(tmp_path):
@@ -136,6 +138,15 @@ def test_inaturalist__wrong_counts(tmp_path, monkeypatch):
     refused(message, folder, mini=True, trust=False)
     monkeypatch.setattr(inaturalist, "_COUNTS", {"train_mini": 4, "val": 2})
     opened(folder, mini=True, trust=False)
+
+
+def test_inaturalist__missing_images_are_named_at_once(tmp_path):
+    folder = mini(tmp_path / "a")
+    gone = sorted((folder / "val").glob("*/*.jpg"))
+    for path in gone:
+        path.unlink()
+    first, second = (re.escape(str(path.relative_to(folder))) for path in gone)
+    refused(f"^{folder} lacks {first}, {second}; unpack the archive again", folder, mini=True)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from torchvision import datasets
 from torchvision.datasets.utils import calculate_md5
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources import stl10
 
 NAMES = ["airplane", "bird", "car", "cat", "deer", "dog", "horse", "monkey", "ship", "truck"]
@@ -77,6 +77,7 @@ def test_stl10__pixel_by_pixel(tmp_path, monkeypatch):
     publish(monkeypatch, tmp_path / "a/stl10_binary")
     contents = opened(tmp_path / "a", trust=False)
     check(contents, expected)
+    assert tmp_path / "a/stl10_binary/class_names.txt" in contents.files
     md5 = calculate_md5(tmp_path / "a/stl10_binary/unlabeled_X.bin")
     assert contents.checksums["stl10_binary/unlabeled_X.bin"] == f"md5:{md5}"
     assert contents.splits["test"].origin(2).endswith("stl10_binary/test_X.bin, image 2")
@@ -106,17 +107,15 @@ def test_stl10__archive(tmp_path):
     refused(r"stl10_binary\.tar\.gz has the MD5", folder, trust=False)
 
 
-@pytest.mark.parametrize("trust", [True, False])
-def test_stl10__truncated_binary_is_named(tmp_path, trust, monkeypatch):
+def test_stl10__truncated_binary_is_named(tmp_path):
     binaries(tmp_path / "a")
-    publish(monkeypatch, tmp_path / "a/stl10_binary")
     path = tmp_path / "a/stl10_binary/test_X.bin"
     path.write_bytes(path.read_bytes()[:-1])
     message = f"{path} has 82,943 bytes where 3 images of 27,648 bytes are expected"
-    refused(message, tmp_path / "a", trust=trust)
+    refused(message, tmp_path / "a")
     path = tmp_path / "a/stl10_binary/unlabeled_X.bin"
     path.write_bytes(path.read_bytes()[:-100])
-    refused(f"{path} has 138,140 bytes where 4 images", tmp_path / "a", trust=trust)
+    refused(f"{path} has 138,140 bytes where 4 images", tmp_path / "a")
 
 
 def test_stl10__whole_images_missing(tmp_path):
@@ -126,8 +125,10 @@ def test_stl10__whole_images_missing(tmp_path):
     refused(f"{path} has 27,648 bytes where 4 images of", tmp_path / "a")
 
 
-def test_stl10__wrong_count(tmp_path):
+def test_stl10__wrong_count(tmp_path, monkeypatch):
     binaries(tmp_path / "a")
+    publish(monkeypatch, tmp_path / "a/stl10_binary")
+    monkeypatch.setattr(stl10, "_COUNTS", {**COUNTS, "train": 5_000})
     refused("a has 4 images in split train where 5,000 are", tmp_path / "a", trust=False)
 
 
@@ -149,11 +150,18 @@ def test_stl10__labels_out_of_range(tmp_path, labels):
     refused(r"test_y\.bin has the label (0|11) where 1 to 10", tmp_path / "a")
 
 
+def test_stl10__names_that_are_no_text(tmp_path):
+    binaries(tmp_path / "a")
+    path = tmp_path / "a/stl10_binary/class_names.txt"
+    path.write_bytes("vögel".encode("latin-1"))
+    refused(f"{path} is not text in UTF-8 \\(.* at byte 1\\); unpack", tmp_path / "a")
+
+
 def test_stl10__missing_and_wrong_files_are_named(tmp_path):
     binaries(tmp_path / "a")
     (tmp_path / "a/stl10_binary/class_names.txt").write_text("cat dog")
     refused(r"class_names\.txt has 2 names where 10 are", tmp_path / "a")
     (tmp_path / "a/stl10_binary/train_y.bin").unlink()
-    refused(r"stl10_binary lacks train_y\.bin;", tmp_path / "a")
+    refused(r"a lacks stl10_binary/train_y\.bin;", tmp_path / "a")
     (tmp_path / "b").mkdir()
     refused(r"holds nothing where DIR/stl10_binary\.tar\.gz or", tmp_path / "b")

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from benchmark.contracts import UserError
+from benchmark.errors import UserError
 from benchmark.sources import voc
 
 REAL = Path(__file__).parents[4] / "shared/data/camvid-voc.tar.xz"
@@ -104,6 +104,48 @@ def test_voc__archive(tmp_path):
     check(contents, expected)
     assert [*contents.checksums] == ["VOCtrainval_11-May-2012.tar"]
     refused(r"2012\.tar has the MD5 .* where 6cd6e144f9", tmp_path / "a", trust=False)
+
+
+def test_voc__archive_has_no_trainaug(tmp_path):
+    tree(tmp_path / "made")
+    folder = tmp_path / "a"
+    split(folder, "trainaug", TRAIN)  # as if it completed the archive
+    with tarfile.open(folder / "VOCtrainval_11-May-2012.tar", "w") as archive:
+        archive.add(tmp_path / "made", "VOCdevkit/VOC2012")
+    message = r"2012\.tar has nothing of trainaug; unpack it, and add SegmentationClassAug/ and "
+    refused(f"{message}ImageSets/Segmentation/trainaug.txt", folder, trainaug=True)
+    assert len(opened(folder).splits["train"]) == 2
+
+
+@pytest.mark.parametrize("name", ["1.1", "cam 2 frame", "cam.001", "seq/1", "x.png.y"])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "{}",
+        " {} ",
+        "{}.jpg",
+        "/JPEGImages/{}.jpg /SegmentationClass/{}.png",
+        "VOC2012/JPEGImages/{0}.jpg\tVOC2012/SegmentationClass/{0}.png",
+    ],
+)
+def test_voc__names_stay_whole(tmp_path, name, line):
+    folder = tmp_path / "a"
+    tree(folder)
+    for old, new in (("JPEGImages/{}.jpg", VAL[0]), ("SegmentationClass/{}.png", VAL[0])):
+        path = folder / old.format(name)
+        path.parent.mkdir(exist_ok=True)
+        (folder / old.format(new)).rename(path)
+    split(folder, "val", [line.format(name, name)])
+    assert opened(folder).splits["val"].origin(0) == str(folder / f"JPEGImages/{name}.jpg")
+
+
+def test_voc__lists_that_are_wrong(tmp_path):
+    folder = tmp_path / "a"
+    tree(folder)
+    split(folder, "train", [*TRAIN, TRAIN[0], "", ""])
+    refused(rf"train\.txt lists {TRAIN[0]} more than once; list each image once", folder)
+    (folder / "ImageSets/Segmentation/train.txt").write_bytes("größe\n".encode("latin-1"))
+    refused(r"train\.txt is not text in UTF-8 \(", folder)
 
 
 def test_voc__wrong_counts(tmp_path, monkeypatch):
