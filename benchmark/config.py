@@ -159,6 +159,8 @@ def _first_cause(error: Exception, overrides: Sequence[str]) -> str:
         cause = cause.__cause__
     if dropped := re.search(r"resolving interpolation '\$\{preset\}_\$\{(\w+)\}", str(cause)):
         return f"{dropped[1]} names no option; leave ~{dropped[1]} out or set {dropped[1]}=..."
+    if group := re.search(r"Could not override '(data@\S+)'", str(cause)):
+        return f"{group[1]} is new: write +{group[1]}=..."
     full_key = re.search(r"full_key: (\S+)", str(cause))
     if full_key and re.search(r"Key '[^']+' (is )?not in", str(cause)):
         return f"unknown key {full_key[1]!r}{_nearest(full_key[1], overrides)}"

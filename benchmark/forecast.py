@@ -18,7 +18,8 @@ from benchmark.plan import Planned, Planner
 from benchmark.resolve import resolve_device
 
 # Images of the steps that are timed: enough for a GPU to be busy, few enough for a CPU to be quick.
-_TIMED_IMAGES = {"cuda": 256, "cpu": 32}
+_TIMED_IMAGES = {"cuda": 256, "cpu": 16}
+_PATIENCE = 2.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -184,15 +185,15 @@ def _times(work: Work, count: int) -> Work:
 
 
 def _timed(call: Callable[[], None], device: torch.device) -> float:
-    """Seconds of the fastest of three calls, after one that warms up."""
-    seconds = []
-    for _ in range(4):
+    """Seconds of the fastest of four calls, or of as many as there is patience for."""
+    seconds: list[float] = []
+    while len(seconds) < 4 and sum(seconds) < _PATIENCE:
         started = time.perf_counter()
         call()
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         seconds.append(time.perf_counter() - started)
-    return min(seconds[1:])
+    return min(seconds)
 
 
 def _rounded(value: float) -> str:

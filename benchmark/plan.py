@@ -23,7 +23,9 @@ from benchmark.errors import UserError
 from benchmark.files import sha256_of
 from benchmark.foreign import FORMATS, load_foreign
 from benchmark.hashing import result_payload, short_hash, version_of
-from benchmark.instantiate import instantiate
+from benchmark.instantiate import instantiate, target
+from benchmark.packs.manifest import MissingPackError
+from benchmark.packs.pack import load as load_pack
 from benchmark.resolve import (
     CONTROLS,
     check_numbers,
@@ -67,6 +69,7 @@ class Planner:
         with one_sentence():
             cfg = typed(composed)
         check_numbers(cfg)
+        self._find_packs(cfg)
         data = self.data(cfg)
         if not re.fullmatch(r"\w[\w.-]*", data.name) or data.name == "tables":
             raise UserError(f"data.name={data.name} cannot be a folder's name; choose another")
@@ -107,6 +110,19 @@ class Planner:
             varied=tuple(varied),
         )
         return Planned(run, cfg)
+
+    def _find_packs(self, cfg: Config) -> None:
+        """Name every data set that is not prepared, not just the first."""
+        nodes = [cfg.data, *(cfg.tasks[name].get("data") for name in task_names(cfg))]
+        missing = []
+        for node in filter(None, nodes):
+            if target(node) is load_pack:
+                try:
+                    self._load(node)
+                except MissingPackError as error:
+                    missing.append(str(error))
+        if missing:
+            raise UserError(" ".join(dict.fromkeys(missing)))
 
     def data(self, cfg: Config) -> Dataset:
         """The pretraining data of a configuration."""

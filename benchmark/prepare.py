@@ -73,8 +73,9 @@ def _settings(verb: str, words: Iterable[str]) -> dict[str, str]:
     for word in words:
         key, equals, value = word.partition("=")
         known = _KEYS[verb]
+        choices = known if equals else [*known, "verify", "list"]
         if not (key in known or ("data" in known and key.startswith("data."))):
-            near = [] if key in _KEYS["prepare"] else difflib.get_close_matches(key, known, n=1)
+            near = [] if key in _KEYS["prepare"] else difflib.get_close_matches(key, choices, n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"{verb} takes {', '.join(known)}"
             raise UserError(f"unknown key {key!r}; {hint}")
         if not equals:
@@ -125,7 +126,7 @@ def _verify(given: dict[str, str]) -> int:
     for folder in folders:
         problems = _problems(folder)
         for error in problems:
-            message = f"error: {error.file}: {error.problem}; make it anew with replace=true"
+            message = f"error: {error.file}: {error.problem}; make the pack anew"
             print(message, file=sys.stderr)
         damaged |= bool(problems)
         if not problems:
@@ -210,7 +211,9 @@ def _data_dir(given: dict[str, str]) -> Path:
 
 
 def _packs_in(data_dir: Path) -> list[Path]:
-    return sorted(file.parent for file in data_dir.glob(f"[!.]*/{MANIFEST}"))
+    """Folders of packs, and of what is left of them without a manifest."""
+    files = [*data_dir.glob(f"[!.]*/{MANIFEST}"), *data_dir.glob("[!.]*/images.npy")]
+    return sorted({file.parent for file in files})
 
 
 def _pack_name(node: Mapping[str, Any]) -> str:

@@ -25,7 +25,7 @@ from benchmark.forecast import Forecaster, forecast_table
 from benchmark.job import execute
 from benchmark.launcher import default_jobs, launch
 from benchmark.plan import Planned, Planner
-from benchmark.progress import Display
+from benchmark.progress import Display, Event
 from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
 from benchmark.sweep import control_line, expand, varied, with_experiment
@@ -55,7 +55,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
             display.console.print(note, markup=False)
         if plans[0].cfg.dry_run:
             forecaster = Forecaster(planner)
-            forecasts = [forecaster.forecast(planned) for planned in plans]
+            forecasts = []
+            for number, planned in enumerate(plans, start=1):
+                forecasts.append(forecaster.forecast(planned))
+                display.show(Event("measured", planned.run.name, number, len(plans)))
             display.console.print(forecast_table(forecasts, jobs))
             return 0
         try:
@@ -98,9 +101,11 @@ def plan(
     plans = list({(p.run.folder, p.run.tasks): p for p in planned_runs}.values())
     _refuse_two_protocols(plans)
     skipped = sorted({why for planned in plans for why in planned.run.skipped})
+    done = {task.name for planned in plans for task in planned.run.tasks}
+    never = [why for why in skipped if why.split(":")[0] not in done]
     asked = [o for o in overrides if o.split("=")[0] == "task"]
-    if asked and skipped and not any(planned.run.tasks for planned in plans):
-        raise UserError(f"{asked[0]}: nothing would be evaluated; {'; '.join(skipped)}")
+    if asked and never:
+        raise UserError(f"{asked[0]}: {'; '.join(never)}; leave that task out")
     return plans, notes + [f"not evaluated: {why}" for why in skipped]
 
 
@@ -147,7 +152,8 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
 
 def _hydra(arguments: Sequence[str]) -> int:
     """Hydra's own answers: --help, --cfg, --info and the like."""
-    sys.argv = [sys.argv[0], *arguments]  # where Hydra reads them
+    # Where Hydra reads them; it refuses -m beside them.
+    sys.argv = [sys.argv[0], *(a for a in arguments if a not in ("-m", "--multirun"))]
 
     @hydra.main(f"pkg://{CONFIG_MODULE}", "config", version_base=HYDRA_VERSION_BASE)
     def answer(_cfg: DictConfig) -> None:

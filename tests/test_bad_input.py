@@ -101,7 +101,7 @@ def folder_of_images(folder: Path, classes: tuple[str, ...], count: int = 40) ->
         ("+data@tasks.mask_quality.data=scenes task=mask_quality", "tasks.mask_quality.data must"),
         (
             "task=mask_quality",
-            "task=mask_quality: nothing would be evaluated; mask_quality:",
+            "task=mask_quality: mask_quality: NoMask hides nothing",
         ),
         ("pflops=nan", "pflops=nan must be a number above 0"),
         ("tables_dir=/proc/nowhere", "/proc/nowhere cannot be written"),

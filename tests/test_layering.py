@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import shutil
 import subprocess
 import sys
@@ -105,3 +106,14 @@ def test_wheel__runs_from_another_folder(tmp_path: Path) -> None:
     )
     assert done.returncode == 0, done.stdout + done.stderr
     assert (elsewhere / "runs/tables/table1.md").exists()
+
+
+def test_readme__the_file_map_is_true() -> None:
+    text = (ROOT / "README.md").read_text()
+    file_map = text[text.index("## File map") :]
+    named = set(re.findall(r"`(?:[\w/]*/)?(\w+\.py)`", file_map))
+    packages = [file for package in PACKAGES for file in files(package)]
+    there = {file.name for file in packages if file.name != "__init__.py"}
+    assert there - named == set()
+    tests = {file.name for file in (ROOT / "tests").rglob("*.py")}
+    assert named - there - tests - {"NAME.py", "test_NAME.py"} == set()

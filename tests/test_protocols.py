@@ -10,6 +10,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import pytest
+
 from benchmark.build import build_task
 from benchmark.config import compose
 from benchmark.hashing import protocol_id
@@ -57,12 +59,41 @@ def test_page__has_every_protocol() -> None:
         assert written == expected
 
 
-def test_page__no_two_protocols_share_an_id() -> None:
-    nodes = [
-        node
-        for evaluation in EVALUATIONS
-        for node in typed(compose([f"evaluation={evaluation}"])).tasks.values()
-    ]
-    ids = {protocol_id(node): {k: v for k, v in node.items() if k != "data"} for node in nodes}
-    for node in nodes:
-        assert ids[protocol_id(node)] == {k: v for k, v in node.items() if k != "data"}
+# Appendix E of arXiv 2212.08277; of the ADIOS code, bash_files/evaluation/{linear,finetune,knn}.sh and
+# main_clustering.py.
+PUBLISHED = {
+    ("paper", "linear"): {"lr": 0.1, "batch_size": 256, "weight_decay": 0.0},
+    ("paper", "finetune"): {"lr": 0.5, "batch_size": 256, "weight_decay": 0.0, "epochs": 200},
+    ("adios", "linear"): {
+        "lr": 0.1,
+        "batch_size": 128,
+        "weight_decay": 0.0,
+        "epochs": 100,
+        "optimiser": "lars",
+        "schedule": "step",
+        "momentum": 0.9,
+        "min_scale": 0.08,
+    },
+    ("adios", "finetune"): {
+        "lr": 0.5,
+        "batch_size": 128,
+        "weight_decay": 5e-4,
+        "epochs": 200,
+        "optimiser": "lars",
+        "schedule": "warmup_cosine",
+        "warmup_epochs": 10,
+        "freeze_batchnorm": True,
+    },
+    ("adios", "knn"): {
+        "k": [1, 2, 5, 10, 20, 50, 100, 200],
+        "temperature": [0.01, 0.02, 0.05, 0.07, 0.1, 0.2, 0.5, 1.0],
+    },
+    ("adios", "clustering"): {"fit_on": "test", "extra_clusters": -1},
+}
+
+
+@pytest.mark.parametrize(("evaluation", "task"), PUBLISHED)
+def test_evaluation__has_the_published_numbers(evaluation: str, task: str) -> None:
+    node = typed(compose(["preset=base", f"evaluation={evaluation}"])).tasks[task]
+    expected = PUBLISHED[evaluation, task]
+    assert {key: node[key] for key in expected} == expected

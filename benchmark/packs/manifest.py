@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -68,11 +69,30 @@ class Recipe:
         plain: dict[str, Any] = json.loads(json.dumps(settings))
         return plain
 
+    def command(self, option: str | None) -> str:
+        """The line that makes the pack.
+
+        Args:
+            option: what ``data=`` chooses for sets of the user's own; None if the name does.
+        """
+        arguments = self.source.identity()["arguments"]
+        defaults = inspect.signature(type(self.source)).parameters
+        given = {
+            f"source.{key}": value
+            for key, value in arguments.items()
+            if value != defaults[key].default
+        }
+        if option is not None:
+            given = {"name": self.name, "stored_size": self.stored_size, "fit": self.fit} | given
+        words = [f"data.{key}={as_typed(value)}" for key, value in given.items()]
+        words = [f"data={option or self.name}", "source=DIR", *words, f"data_dir={self.data_dir}"]
+        return " ".join(["python benchmark/prepare.py", *words])
+
     def mismatch(self, manifest: Manifest) -> str | None:
         """How the pack of a manifest was made otherwise, in words that follow "was"; or None."""
         theirs = {key: getattr(manifest, key) for key in self.settings}
         for key, value, ours in _differences("data", theirs, self.settings):
-            return f"made with {key}={_typed(value)} where {_typed(ours)} is asked for"
+            return f"made with {key}={as_typed(value)} where {as_typed(ours)} is asked for"
         return None
 
 
@@ -86,11 +106,15 @@ def _differences(key: str, theirs: Any, ours: Any) -> Iterator[tuple[str, Any, A
         yield key, theirs, ours
 
 
-def _typed(value: Any) -> str:
+def as_typed(value: Any) -> str:
     """A setting as users type it."""
     if isinstance(value, list):
-        return f"[{','.join(map(_typed, value))}]"
+        return f"[{','.join(map(as_typed, value))}]"
     return value if isinstance(value, str) else json.dumps(value)
+
+
+class MissingPackError(UserError):
+    """A pack that has not been made yet."""
 
 
 class DamagedPackError(Exception):

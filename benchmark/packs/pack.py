@@ -20,7 +20,14 @@ from benchmark.data import Digests, counted_statistics, digest_of_blocks, finger
 from benchmark.errors import UserError
 from benchmark.packs.arrays import ArrayFile
 from benchmark.packs.fitting import Fit
-from benchmark.packs.manifest import MANIFEST, DamagedPackError, Manifest, Recipe, Stored
+from benchmark.packs.manifest import (
+    MANIFEST,
+    DamagedPackError,
+    Manifest,
+    MissingPackError,
+    Recipe,
+    Stored,
+)
 from benchmark.sources.source import Source
 
 
@@ -188,13 +195,11 @@ def load(
         UserError: if there is no such pack, or it was made otherwise, or lacks what is asked for.
     """
     recipe = Recipe(pack or name, data_dir, source, stored_size, fit)
-    prepare = f"python benchmark/prepare.py data={option or name} source=DIR"
-    prepare += "" if option is None else f" data.name={name}"
-    prepare += f" data_dir={data_dir}"
+    prepare = recipe.command(option)
     if not (recipe.folder / MANIFEST).exists():
-        raise UserError(
+        raise MissingPackError(
             f"data={option or name} is not prepared, there is no {recipe.folder / MANIFEST}; run "
-            f"{prepare} and this run's other data.KEY=VALUE, with {source.expects}."
+            f"{prepare}, where DIR is the folder of {source.expects}."
         )
     try:
         opened = Pack(recipe.folder)
@@ -205,7 +210,7 @@ def load(
     if mismatch := recipe.mismatch(opened.manifest):
         raise UserError(
             f"{recipe.folder} was {mismatch}; change that, data.name or data_dir, or run {prepare} "
-            "replace=true with it."
+            "replace=true."
         )
     size = stored_size if image_size is None else image_size
     if size < 1 or (view == "centre" and size > stored_size):

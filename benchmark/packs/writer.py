@@ -166,7 +166,8 @@ class _Writer:
         if refused:
             in_order = [refused[key] for key in sorted(refused)]
             raise UnreadableError(
-                f"{len(refused):,} images cannot be read: {listed(in_order)}; "
+                f"{len(refused):,} {'image' if len(refused) == 1 else 'images'} cannot be packed: "
+                f"{listed(in_order)}; "
                 f"{self.contents.remedy}."
             )
 

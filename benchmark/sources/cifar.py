@@ -38,7 +38,7 @@ class CIFAR10(Source):
         if classes != tuple(_CIFAR10.split()):
             raise UserError(
                 f"{folder} has the classes {listed(classes)} where CIFAR-10 has {_CIFAR10}; "
-                "rename its folders, or use data=folder for other classes."
+                "name them so, or use data=images for other classes."
             )
         return contents
 

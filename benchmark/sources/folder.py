@@ -56,7 +56,7 @@ class Folder(Source):
             splits,
             {"class": classes} if classes else {},
             skip_damaged=self.on_bad_image == "skip",
-            remedy="repair or remove them, or set on_bad_image=skip",
+            remedy="repair or remove them, or set data.source.on_bad_image=skip",
             files=(),
         )
 

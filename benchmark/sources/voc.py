@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
@@ -104,9 +105,12 @@ class VOCSegmentation(Source):
             check_present(root, (f"JPEGImages/{name}.jpg" for name in members))
             check_present(root, (f"{annotated[split]}/{name}.png" for name in members))
         files = [folder / name for name in checksums]
-        return Contents(
+        contents = Contents(
             splits, pixel_class_names=tuple(self._names), checksums=checksums, files=files
         )
+        if self._is_voc:
+            return contents
+        return replace(contents, remedy="correct them, or set data.source.num_classes")
 
     def _find(self, folder: Path, scratch: Path, *, trust: bool) -> tuple[Path, dict[str, str]]:
         """The folder of the layout and the checksums that were checked."""

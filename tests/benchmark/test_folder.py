@@ -181,7 +181,7 @@ def truncated(path):
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
 def test_load__truncated_image_is_named(tmp_path, suffix):
     path = truncated(classes(tmp_path) / "dog" / f"broken{suffix}")
-    refused(rf"1 images cannot be read: {path} \(.* on_bad_image=skip", train=tmp_path)
+    refused(rf"1 image cannot be packed: {path} \(.* on_bad_image=skip", train=tmp_path)
 
 
 def test_load__all_bad_images_are_named(tmp_path):
@@ -190,7 +190,7 @@ def test_load__all_bad_images_are_named(tmp_path):
         (tmp_path / name).write_bytes(b"")
     (tmp_path / "cat/0.png").unlink()
     (tmp_path / "cat/0.png").symlink_to(tmp_path / "gone.png")
-    named = r"3 images cannot be read: \S*/cat/0.png \(.*, \S*/cat/5.png \(.*, \S*/dog/0.png \("
+    named = r"3 images cannot be packed: \S*/cat/0.png \(.*, \S*/cat/5.png \(.*, \S*/dog/0.png \("
     refused(named, train=tmp_path)
     refused(named, train=tmp_path, cache_dir=tmp_path / ".cache")
     assert not (tmp_path / ".cache").exists()  # repaired images would have another key

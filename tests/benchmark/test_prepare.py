@@ -76,7 +76,7 @@ def test_main__keys_that_shape_the_pack(source, capfd):
 def test_main__skipped_images_are_told(source, capfd):
     (source / "test/dog/003.png").write_bytes(b"no image")
     _, err = run(capfd, f"{PETS} source={source}", status=2)
-    assert re.match(r"error: 1 images cannot be read: \S*/test/dog/003.png \(", err)
+    assert re.match(r"error: 1 image cannot be packed: \S*/test/dog/003.png \(", err)
     _, err = run(capfd, f"{PETS} source={source} data.source.on_bad_image=skip")
     assert err == "skipped 1 unreadable images, first: test/dog/003.png\n"
 

@@ -58,7 +58,7 @@ def test_write_pack__all_damaged_images_are_named(pets, workers):
         path.write_bytes(path.read_bytes()[:100])
     told = []
     pets.refused(
-        rf"^6 images cannot be read: {damaged[0]} \(.*, {damaged[4]} \(.* and 1 more; .*=skip",
+        rf"^6 images cannot be packed: {damaged[0]} \(.*, {damaged[4]} \(.* and 1 more; .*=skip",
         workers=workers,
         emit=lambda event: told.append(event.text),
     )
@@ -79,7 +79,7 @@ def test_write_pack__the_search_for_damaged_images_ends(pets, monkeypatch):
     monkeypatch.setattr(writer, "_MOST_DAMAGED", 10)
     for path in pets.files:
         path.write_bytes(b"")
-    pets.refused("^14 images cannot be read")
+    pets.refused("^14 images cannot be packed")
     assert len(pets.reads) == 14
 
 
@@ -174,4 +174,4 @@ def test_write_pack__truth_follows_its_image(pets):
     assert [*splits["train"].digests] == ["images", "pixel_labels"]
     assert [*splits["bare"].digests] == ["images"]
     wanted = Recipe("strict", pets.packs, MaskedSource(skip=False), 8)
-    pets.refused(r"1 images cannot be read: number 2 \(it has no pixel_labels\); get them", wanted)
+    pets.refused(r"1 image cannot be packed: number 2 \(it has no pixel_labels\); get them", wanted)
