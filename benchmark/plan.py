@@ -113,10 +113,11 @@ class Planner:
 
     def _find_packs(self, cfg: Config) -> None:
         """Name every data set that is not prepared, not just the first."""
-        nodes = [cfg.data, *(cfg.tasks[name].get("data") for name in task_names(cfg))]
+        tasks = [cfg.tasks[name] for name in task_names(cfg)]
+        nodes = [cfg.data, *(task.get("data") for task in tasks if isinstance(task, Mapping))]
         missing = []
-        for node in filter(None, nodes):
-            if target(node) is load_pack:
+        for node in nodes:
+            if isinstance(node, Mapping) and target(node) is load_pack:
                 try:
                     self._load(node)
                 except MissingPackError as error:

@@ -25,7 +25,7 @@ PACKS = {
     "stl10": ("labels", {"train": 5_000, "unlabeled": 100_000, "test": 8_000}),
     "cifar10": ("labels", {"train": 50_000, "test": 10_000}),
     "cifar100": ("labels", {"train": 50_000, "test": 10_000}),
-    "inat2021": ("labels_phylum", {"train": 2_686_843, "test": 100_000}),
+    "inat2021": ("labels", {"train": 2_686_843, "test": 100_000}),
     "voc2012": ("pixel_labels", {"train": 1_464, "val": 1_449}),
 }
 DIGEST = "0" * 64
@@ -41,7 +41,7 @@ def make_pack(data_dir: Path, option: str, truth: str, counts: dict[str, int]) -
     recipe.folder.mkdir(parents=True)
     total, side = sum(counts.values()), node.stored_size
     arrays: dict[str, tuple[str, tuple[int, ...]]] = {"images": ("|u1", (total, 3, side, side))}
-    whole = truth.startswith("labels")
+    whole = truth == "labels"
     arrays[truth] = ("<i8", (total,)) if whole else ("|u1", (total, side, side))
     for name, (dtype, shape) in arrays.items():
         assert ArrayFile.create(recipe.folder / f"{name}.npy", dtype, shape)
@@ -54,14 +54,13 @@ def make_pack(data_dir: Path, option: str, truth: str, counts: dict[str, int]) -
             start, start + count, digests, unlabelled, [[1] * 256 for _ in range(3)], []
         )
         start += count
-    key = truth.removeprefix("labels_") if truth.startswith("labels_") else "class"
     Manifest(
         name=recipe.name,
         **recipe.settings,
         pillow="0",
         arrays=arrays,
         splits=splits,
-        class_names={key: ("a", "b")} if whole else {},
+        class_names={node.labels or "class": ("a", "b")} if whole else {},
         pixel_class_names=() if whole else tuple("abcdefghijklmnopqrstu"),
         checksums={},
     ).write(recipe.folder)

@@ -59,8 +59,8 @@ def test_page__has_every_protocol() -> None:
         assert written == expected
 
 
-# Appendix E of arXiv 2212.08277; of the ADIOS code, bash_files/evaluation/{linear,finetune,knn}.sh and
-# main_clustering.py.
+# Appendix E of arXiv 2212.08277; of the ADIOS code, linear.sh, finetune.sh and knn.sh in
+# bash_files/evaluation, and main_clustering.py.
 PUBLISHED = {
     ("paper", "linear"): {"lr": 0.1, "batch_size": 256, "weight_decay": 0.0},
     ("paper", "finetune"): {"lr": 0.5, "batch_size": 256, "weight_decay": 0.0, "epochs": 200},
