@@ -126,8 +126,8 @@ def _verify(given: dict[str, str]) -> int:
     for folder in folders:
         problems = _problems(folder)
         for error in problems:
-            message = f"error: {error.file}: {error.problem}; make the pack anew"
-            print(message, file=sys.stderr)
+            remedy = "add replace=true to the line that made the pack"
+            print(f"error: {error.file}: {error.problem}; {remedy}", file=sys.stderr)
         damaged |= bool(problems)
         if not problems:
             print(f"{folder} is as it was made: {_contents(Pack(folder))}")

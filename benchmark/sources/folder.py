@@ -56,7 +56,8 @@ class Folder(Source):
             splits,
             {"class": classes} if classes else {},
             skip_damaged=self.on_bad_image == "skip",
-            remedy="repair or remove them, or set data.source.on_bad_image=skip",
+            remedy="repair or remove them, or set data.on_bad_image=skip (data=folder) or "
+            "data.source.on_bad_image=skip (data=images)",
             files=(),
         )
 

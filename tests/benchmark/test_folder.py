@@ -181,7 +181,7 @@ def truncated(path):
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp", ".bmp"])
 def test_load__truncated_image_is_named(tmp_path, suffix):
     path = truncated(classes(tmp_path) / "dog" / f"broken{suffix}")
-    refused(rf"1 image cannot be packed: {path} \(.* on_bad_image=skip", train=tmp_path)
+    refused(rf"1 image cannot be packed: {path} \(.* or set data.on_bad_image=skip", train=tmp_path)
 
 
 def test_load__all_bad_images_are_named(tmp_path):

@@ -97,7 +97,7 @@ def test_main__verify(source, capfd):
     assert out.startswith("datasets/others is as it was made")
     assert err == (
         "error: datasets/pets/images.npy: split test has changed since it was packed; "
-        "make it anew with replace=true\n"
+        "add replace=true to the line that made the pack\n"
     )
     run(capfd, "verify data=images data.name=others")
     os.truncate(images, 1000)

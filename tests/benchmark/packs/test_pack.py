@@ -157,7 +157,7 @@ def test_load__arrays_are_copied_on_write(fakes):
 def test_load__missing(fakes):
     fakes.refused(
         f"data=fake is not prepared, there is no {fakes.data_dir}/fake/manifest.json; run python "
-        f"benchmark/prepare.py data=fake source=DIR data_dir={fakes.data_dir} .* DIR/fake.tar",
+        f"benchmark/prepare.py data=fake source=DIR .*data_dir={fakes.data_dir}, .* DIR/fake.tar",
         fakes.source(),
     )
     fakes.refused("data=images source=DIR data.name=fake", fakes.source(), option="images")
