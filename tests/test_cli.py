@@ -24,7 +24,14 @@ LINEAR_ONLY = tuple(f"tasks.{t}=null" for t in ("finetune", "knn", "transfer", "
 def start(*arguments: str, cwd: Path, **options: bool) -> subprocess.Popen:
     command = [sys.executable, str(ROOT / "benchmark" / "run.py"), *arguments]
     return subprocess.Popen(
-        command, cwd=cwd, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, **options
+        command,
+        cwd=cwd,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell has it ignored in what it starts in the background, these tests for instance.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        **options,
     )
 
 
