@@ -28,7 +28,7 @@ from benchmark.plan import Planned, Planner
 from benchmark.progress import Display, Event
 from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
-from benchmark.sweep import control_line, expand, varied, with_experiment
+from benchmark.sweep import control_line, expand, varied_keys, with_experiment
 from reports.tables import NOT_TABULATED, terminal_text, write_tables
 
 
@@ -97,7 +97,10 @@ def plan(
         if controls:
             runs += expand(control_line(overrides, controls), multirun=True)
     # Two lines may lead to one run: a control under two objectives, say.
-    planned_runs = (planner.plan(run, varied(overrides, run)) for run in runs)
+    varied = varied_keys(overrides)
+    planned_runs = (
+        planner.plan(run, [o for o in run if o.split("=")[0] in varied]) for run in runs
+    )
     plans = list({(p.run.folder, p.run.tasks): p for p in planned_runs}.values())
     _refuse_two_protocols(plans)
     skipped = sorted({why for planned in plans for why in planned.run.skipped})

@@ -29,16 +29,10 @@ def expand(overrides: Sequence[str], *, multirun: bool) -> list[list[str]]:
         return [list(run) for batch in BasicSweeper.split_arguments(parsed, None) for run in batch]
 
 
-def varied(overrides: Sequence[str], run: Sequence[str]) -> tuple[str, ...]:
-    """What tells a run of a sweep from the others, apart from what every run folder tells.
-
-    Args:
-        overrides: those of the sweep.
-        run: those of the run.
-    """
+def varied_keys(overrides: Sequence[str]) -> set[str]:
+    """Keys with several values, apart from those that every run folder tells."""
     parsed = OverridesParser.create().parse_overrides(list(overrides))
-    keys = {o.get_key_element() for o in parsed if o.is_sweep_override()} - set(NAMED)
-    return tuple(o for o in run if o.split("=")[0] in keys)
+    return {o.get_key_element() for o in parsed if o.is_sweep_override()} - set(NAMED)
 
 
 def with_experiment(overrides: Sequence[str]) -> list[str]:
