@@ -6,7 +6,6 @@ The packs are sparse files of zeros: planning reads no pixel.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from math import prod
 from pathlib import Path
 
 import pytest
@@ -44,8 +43,7 @@ def make_pack(data_dir: Path, option: str, truth: str, counts: dict[str, int]) -
     whole = truth == "labels"
     arrays[truth] = ("<i8", (total,)) if whole else ("|u1", (total, side, side))
     for name, (dtype, shape) in arrays.items():
-        assert ArrayFile.create(recipe.folder / f"{name}.npy", dtype, shape)
-        assert prod(shape) > 0
+        ArrayFile.create(recipe.folder / f"{name}.npy", dtype, shape)
     splits, start = {}, 0
     for name, count in counts.items():
         unlabelled = {truth: count if name == "unlabeled" else 0} if whole else {}

@@ -1,14 +1,16 @@
-"""A small folder of pictures and what the tests of packing do with it."""
+"""Pictures on disk, and what the tests of packing do with a small folder of them."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from benchmark import folder
 from benchmark.errors import UserError
 from benchmark.packs import journal, packing
 from benchmark.packs.manifest import Recipe
@@ -88,3 +90,44 @@ def pets(tmp_path, monkeypatch) -> Pets:
 
     monkeypatch.setattr(FileExamples, "read", counted)
     return made
+
+
+@pytest.fixture
+def picture() -> Callable[..., Path]:
+    """Writes one image of noise."""
+
+    def write(path, seed=0, size=(40, 48), mode="RGB"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
+        Image.fromarray(pixels).convert(mode).save(path)
+        return path
+
+    return write
+
+
+@pytest.fixture
+def classes(picture) -> Callable[..., Path]:
+    """Writes a folder of images per class."""
+
+    def write(root, names=("cat", "dog"), count=3, suffix=".png"):
+        for k, name in enumerate(names):
+            for i in range(count):
+                picture(root / name / f"{i}{suffix}", seed=10 * k + i)
+        return root
+
+    return write
+
+
+@pytest.fixture
+def refused() -> Callable[..., None]:
+    """Says that `folder.load` refuses the arguments in one sentence."""
+
+    def check(message, **arguments):
+        with pytest.raises(UserError) as caught:
+            folder.load(**arguments)
+        text = str(caught.value)
+        assert re.search(message, text), text
+        assert text.endswith(".")
+        assert "\n" not in text
+
+    return check

@@ -1,7 +1,6 @@
 """Decoded images are kept: which entry is used, and what may happen to it."""
 
 import os
-import re
 import shutil
 import signal
 import subprocess
@@ -9,42 +8,16 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
-import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from benchmark import folder
-from benchmark.errors import UserError
 from benchmark.packs import journal
 from benchmark.packs.manifest import Manifest
 from benchmark.sources.examples import FileExamples
 
 
-def picture(path, seed=0, size=(40, 48), mode="RGB"):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(pixels).convert(mode).save(path)
-    return path
-
-
-def classes(root, names=("cat", "dog"), count=3, suffix=".png"):
-    for k, name in enumerate(names):
-        for i in range(count):
-            picture(root / name / f"{i}{suffix}", seed=10 * k + i)
-    return root
-
-
-def refused(message, **arguments):
-    with pytest.raises(UserError) as caught:
-        folder.load(**arguments)
-    text = str(caught.value)
-    assert re.search(message, text), text
-    assert text.endswith(".")
-    assert "\n" not in text
-
-
-def test_cache__is_reused(tmp_path, monkeypatch):
+def test_cache__is_reused(tmp_path, monkeypatch, classes):
     train, cache = classes(tmp_path / "train"), tmp_path / "cache"
     plain = folder.load(train=train)
     first = folder.load(train=train, test=train, cache_dir=cache)
@@ -58,7 +31,7 @@ def test_cache__is_reused(tmp_path, monkeypatch):
     assert torch.equal(folder.load(train=train, cache_dir=cache).train.images, plain.train.images)
 
 
-def test_cache__other_settings_or_files_make_another_entry(tmp_path):
+def test_cache__other_settings_or_files_make_another_entry(tmp_path, picture, classes):
     train, cache = classes(tmp_path / "train"), tmp_path / "cache"
     seen = {folder.load(train=train, cache_dir=cache).fingerprint}
     seen.add(folder.load(train=train, cache_dir=cache, image_size=16).fingerprint)
@@ -73,7 +46,7 @@ def test_cache__other_settings_or_files_make_another_entry(tmp_path):
     assert len([*cache.iterdir()]) == 5
 
 
-def test_cache__writers_at_once(tmp_path):
+def test_cache__writers_at_once(tmp_path, classes):
     train, cache = classes(tmp_path / "train", count=20), tmp_path / "cache"
     with ThreadPoolExecutor(4) as pool:
         found = list(pool.map(lambda _: folder.load(train=train, cache_dir=cache), range(4)))
@@ -83,7 +56,7 @@ def test_cache__writers_at_once(tmp_path):
 
 @pytest.mark.parametrize("name", ["images.npy", "labels.npy", "manifest.json"])
 @pytest.mark.parametrize("damage", ["flip", "truncate", "empty", "remove"])
-def test_cache__damage_is_named(tmp_path, name, damage):
+def test_cache__damage_is_named(tmp_path, name, damage, classes, refused):
     train, cache = classes(tmp_path / "train"), tmp_path / "cache"
     folder.load(train=train, cache_dir=cache)
     (file,) = cache.glob(f"*/{name}")
@@ -105,7 +78,7 @@ def test_cache__damage_is_named(tmp_path, name, damage):
     folder.load(train=train, cache_dir=cache)
 
 
-def test_cache__foreign_digest(tmp_path):
+def test_cache__foreign_digest(tmp_path, classes, refused):
     train, cache = classes(tmp_path / "train"), tmp_path / "cache"
     folder.load(train=train, cache_dir=cache)
     (entry,) = cache.iterdir()
@@ -116,13 +89,13 @@ def test_cache__foreign_digest(tmp_path):
     refused("labels.npy is damaged", train=train, cache_dir=cache)
 
 
-def test_cache__cannot_be_written(tmp_path):
+def test_cache__cannot_be_written(tmp_path, classes, refused):
     train = classes(tmp_path / "train")
     (tmp_path / "file").write_text("in the way")
     refused(r"/file.*: Not a directory; put that", train=train, cache_dir=tmp_path / "file")
 
 
-def test_cache__goes_on_where_a_killed_run_stopped(tmp_path):
+def test_cache__goes_on_where_a_killed_run_stopped(tmp_path, classes):
     """And leaves nothing but the entry behind."""
     train, cache = classes(tmp_path / "train", count=20), tmp_path / "cache"
     code = (
