@@ -12,6 +12,7 @@ from benchmark.batchnorm import RULES
 from benchmark.config import Config, NormalisationConfig
 from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Split, Task
 from benchmark.errors import UserError
+from benchmark.execution import Execution, compile_nets
 from benchmark.hiding import Fill
 from benchmark.instantiate import Node, instantiate, target
 from benchmark.objectives import Supervised
@@ -19,8 +20,10 @@ from benchmark.optim import build_optimiser
 from benchmark.precision import check_precision
 from benchmark.pretrain import Pretraining, Schedule
 from benchmark.probe import OnlineProbe
+from benchmark.processes import count
 from benchmark.streams import seeded
-from benchmark.trainer import Trainer, Turns
+from benchmark.trainer import Trainer
+from benchmark.turns import Turns
 
 Kind = TypeVar("Kind")
 
@@ -115,7 +118,9 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
     nets: tuple[nn.Module, ...] = (encoder, objective, method)
     for net in nets:
         net.to(device).to(memory_format=torch.channels_last)
-    return Trainer(
+    execution = Execution(**vars(cfg.trainer)).on(device)
+    objective.at_once = execution.branches == "batch"
+    trainer = Trainer(
         encoder=encoder,
         objective=objective,
         method=method,
@@ -130,7 +135,13 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
         fill=Fill(cfg.fill, cfg.fill_blur_sigma),
         mask_both_views=cfg.mask_both_views,
         unmasked_pair=cfg.unmasked_pair,
+        update=cfg.update,
+        sync_batchnorm=cfg.sync_batchnorm and count() > 1,
     )
+    # After the trainer has let BatchNorm record.
+    costly = (encoder, *objective.costly_nets(), *method.costly_nets())
+    compile_nets(costly, execution.compile)
+    return trainer
 
 
 def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretraining:

@@ -7,7 +7,7 @@ with the data set's mean and standard deviation, so that 0 is the mean colour.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Generic, Literal, TypeVar
 
@@ -16,6 +16,7 @@ import torch
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
+from benchmark.batchnorm import over_views
 from benchmark.streams import Streams
 
 Images = Float[Tensor, "b 3 h w"]
@@ -171,6 +172,7 @@ class MaskingMethod(nn.Module, ABC):
         version: raised whenever a change of the code changes its results.
         needs: what of a batch it needs beyond the views: "segments" or "loss_gradient".
         hides: whether it hides anything at all.
+        same_masks: whether both players see the same masks, so that one forward can train both.
         num_masks: masks per image.
         reduction: how the losses of an image's masks become one, in both phases.
     """
@@ -178,6 +180,7 @@ class MaskingMethod(nn.Module, ABC):
     version: ClassVar[int]
     needs: ClassVar[tuple[Literal["segments", "loss_gradient"], ...]] = ()
     hides: ClassVar[bool] = True
+    same_masks: ClassVar[bool] = True
     num_masks: int
     reduction: Reduction = "mean"
 
@@ -192,10 +195,27 @@ class MaskingMethod(nn.Module, ABC):
     def after_step(self, proposal: Proposal) -> None:
         """Called after each step of the adversary with what it had proposed, without graph."""
 
+    def costly_nets(self) -> Iterable[nn.Module]:
+        """Its nets that are worth compiling: pure functions of tensors."""
+        return ()
+
     @property
     def adversarial(self) -> bool:
         """Whether there is anything to train."""
         return any(p.requires_grad for p in self.parameters())
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """The clean view as an objective compares hidden views with it.
+
+    Attributes:
+        features: encoder output, without graph; the online probe reads it.
+        values: what `Objective.compare` needs of it.
+    """
+
+    features: Float[Tensor, "b d"]
+    values: tuple[Tensor, ...]
 
 
 @dataclass(frozen=True)
@@ -204,7 +224,7 @@ class Losses:
 
     Attributes:
         per_mask: loss of each mask slot.
-        features: encoder output for the clean view, without graph; the online probe reads it.
+        features: encoder output for the clean view, without graph.
     """
 
     per_mask: Float[Tensor, "m"]
@@ -212,11 +232,30 @@ class Losses:
 
 
 class Objective(nn.Module, ABC):
-    """A self-supervised loss; owns projector, predictor and teacher."""
+    """A self-supervised loss; owns projector, predictor and teacher.
+
+    The clean view is encoded first and once, then the hidden views in order: the rule for
+    BatchNorm's running statistics builds on that. The loss of a hidden view depends on no other
+    hidden view, so that they may be compared one at a time.
+
+    Attributes:
+        at_once: encode all hidden views in one batch instead of one after another, with the same
+            numbers: BatchNorm keeps the statistics of each view apart.
+    """
 
     version: ClassVar[int]
+    at_once: bool = False
 
     @abstractmethod
+    def anchor(self, encoder: nn.Module, batch: Batch) -> Anchor:
+        """Encode the clean view."""
+
+    @abstractmethod
+    def compare(
+        self, encoder: nn.Module, anchor: Anchor, hidden: Float[Tensor, "m b 3 h w"], batch: Batch
+    ) -> Float[Tensor, "m"]:
+        """The loss of each hidden view; `each` runs a net over them."""
+
     def forward(
         self,
         encoder: nn.Module,
@@ -227,13 +266,23 @@ class Objective(nn.Module, ABC):
     ) -> Losses:
         """Compare the clean view with each hidden view.
 
-        The encoder sees the clean view first and once, then the hidden views in order; the
-        rule for BatchNorm's running statistics builds on that. With ``adversary`` the gradient
-        is wanted for ``hidden`` only, so the clean view needs no graph.
+        With ``adversary`` the gradient is wanted for ``hidden`` only, so the clean view gets no
+        graph.
         """
+        with torch.set_grad_enabled(torch.is_grad_enabled() and not adversary):
+            anchor = self.anchor(encoder, batch)
+        return Losses(self.compare(encoder, anchor, hidden, batch), anchor.features)
+
+    def each(self, net: nn.Module, views: Float[Tensor, "m b ..."]) -> Float[Tensor, "m b d"]:
+        """The output of ``net`` for each view."""
+        return over_views(net, views, at_once=self.at_once)
 
     def after_step(self, encoder: nn.Module, progress: float) -> None:
         """Called after each encoder step; an EMA teacher moves here."""
+
+    def costly_nets(self) -> Iterable[nn.Module]:
+        """Its nets that are worth compiling: pure functions of tensors."""
+        return ()
 
 
 @dataclass(frozen=True)

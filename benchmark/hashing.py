@@ -30,6 +30,10 @@ def result_payload(cfg: Config, data: Dataset) -> dict[str, Any]:
     """Everything that changes the encoder of a given seed."""
     values = asdict(cfg)
     payload: dict[str, Any] = {key: values[key] for key in _RESULT_KEYS}
+    if cfg.update != "alternating":  # so that hashes of the ordinary case stay as they were
+        payload["update"] = cfg.update
+    if cfg.processes not in (None, 1):
+        payload |= {"processes": cfg.processes, "sync_batchnorm": cfg.sync_batchnorm}
     # The supervised control learns from the labelled split, of which another one for pretraining
     # says nothing.
     hidden = cfg.control == "supervised" and data.pretrain is not None

@@ -6,6 +6,7 @@ All of them encode the clean view once and compare it with each of the m hidden 
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from itertools import chain
 from typing import ClassVar
 
@@ -14,9 +15,10 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Batch, Losses, Objective
+from benchmark.contracts import Anchor, Batch, Objective
 from benchmark.errors import UserError, at_least
 from benchmark.precision import full_precision
+from benchmark.processes import gathered, rank
 from benchmark.schedule import ema_decay
 
 Hidden = Float[Tensor, "m b 3 h w"]
@@ -25,18 +27,21 @@ Hidden = Float[Tensor, "m b 3 h w"]
 def nt_xent(
     z0: Float[Tensor, "b d"], z1: Float[Tensor, "b d"], temperature: float
 ) -> Float[Tensor, ""]:
-    """NT-Xent over 2b rows, symmetric, all other rows negative (SimCLR, arXiv 2002.05709, eq. 1).
+    """NT-Xent, symmetric, all other rows negative (SimCLR, arXiv 2002.05709, eq. 1).
 
-    Eq. 1 of the seed paper is this loss with a masked second view; it omits the temperature.
+    Of a batch that several processes share out, each compares its own rows with those of all; the
+    mean over processes is the loss of the batch. Eq. 1 of the seed paper is this loss with a
+    masked second view; it omits the temperature.
     """
-    z = F.normalize(full_precision(torch.cat([z0, z1])), dim=1)
-    with torch.autocast(z.device.type, enabled=False):  # it would multiply in bf16
-        similarity = z @ z.T / temperature
-    similarity = similarity.masked_fill(
-        torch.eye(len(z), dtype=torch.bool, device=z.device), -torch.inf
-    )
-    partner = torch.arange(len(z), device=z.device).roll(len(z0))
-    return F.cross_entropy(similarity, partner)
+    z0, z1 = (F.normalize(full_precision(z), dim=1) for z in (z0, z1))
+    all0, all1 = gathered(z0), gathered(z1)
+    with torch.autocast(z0.device.type, enabled=False):  # it would multiply in bf16
+        similarity = torch.cat([z0, z1]) @ torch.cat([all0, all1]).T / temperature
+    own = rank() * len(z0) + torch.arange(len(z0), device=z0.device)
+    itself = torch.cat([own, own + len(all0)])
+    columns = torch.arange(2 * len(all0), device=z0.device)
+    similarity = similarity.masked_fill(itself[:, None] == columns, -torch.inf)
+    return F.cross_entropy(similarity, itself.roll(len(z0)))
 
 
 def byol_loss(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
@@ -47,11 +52,6 @@ def byol_loss(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[Tensor,
 def simsiam_loss(p: Float[Tensor, "b d"], z: Float[Tensor, "b d"]) -> Float[Tensor, ""]:
     """Negative cosine with a stop-gradient (SimSiam, arXiv 2011.10566, eq. 1 and 3)."""
     return -F.cosine_similarity(full_precision(p), full_precision(z.detach())).mean()
-
-
-def _graph(adversary: bool) -> torch.autograd.grad_mode.set_grad_enabled:
-    """The adversary's gradient does not pass through the clean view."""
-    return torch.set_grad_enabled(torch.is_grad_enabled() and not adversary)
 
 
 class SimCLR(Objective):
@@ -89,15 +89,18 @@ class SimCLR(Objective):
                 nn.Linear(feature_dim, hidden_dim), nn.ReLU(), nn.Linear(hidden_dim, output_dim)
             )
 
-    def forward(
-        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
-    ) -> Losses:
+    def anchor(self, encoder: nn.Module, batch: Batch) -> Anchor:
+        """Projection of the clean view."""
+        features = encoder(batch.views[0])
+        return Anchor(features.detach(), (self.projector(features),))
+
+    def compare(
+        self, encoder: nn.Module, anchor: Anchor, hidden: Hidden, batch: Batch
+    ) -> Float[Tensor, "m"]:
         """NT-Xent between the clean view and each hidden view."""
-        with _graph(adversary):
-            features = encoder(batch.views[0])
-            z0 = self.projector(features)
-        losses = [nt_xent(z0, self.projector(encoder(view)), self.temperature) for view in hidden]
-        return Losses(torch.stack(losses), features.detach())
+        (z0,) = anchor.values
+        projected = map(self.projector, self.each(encoder, hidden))
+        return torch.stack([nt_xent(z0, z, self.temperature) for z in projected])
 
 
 def _mlp(input_dim: int, hidden_dim: int, output_dim: int) -> nn.Sequential:
@@ -144,22 +147,30 @@ class BYOL(Objective):
         self.teacher = copy.deepcopy(nn.Sequential(encoder, self.projector))
         self.teacher.requires_grad_(False)
 
-    def forward(
-        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
-    ) -> Losses:
-        """Both directions, summed, for each hidden view."""
-        with _graph(adversary):
-            features = encoder(batch.views[0])
-            p0 = self.predictor(self.projector(features))
+    def anchor(self, encoder: nn.Module, batch: Batch) -> Anchor:
+        """Prediction from the clean view, and the teacher's projection of it."""
+        features = encoder(batch.views[0])
+        prediction = self.predictor(self.projector(features))
         with torch.no_grad():
-            target0 = self.teacher(batch.views[0])
+            target = self.teacher(batch.views[0])
+        return Anchor(features.detach(), (prediction, target))
+
+    def compare(
+        self, encoder: nn.Module, anchor: Anchor, hidden: Hidden, batch: Batch
+    ) -> Float[Tensor, "m"]:
+        """Both directions, summed, for each hidden view."""
+        p0, target0 = anchor.values
+        with torch.no_grad():
+            targets = self.each(self.teacher, hidden)
         losses = []
-        for view in hidden:
-            with torch.no_grad():
-                target = self.teacher(view)
-            p = self.predictor(self.projector(encoder(view)))
+        for features, target in zip(self.each(encoder, hidden), targets, strict=True):
+            p = self.predictor(self.projector(features))
             losses.append(byol_loss(p0, target) + byol_loss(p, target0))
-        return Losses(torch.stack(losses), features.detach())
+        return torch.stack(losses)
+
+    def costly_nets(self) -> Iterable[nn.Module]:
+        """The teacher's encoder."""
+        return (self.teacher[0],)
 
     @torch.no_grad()
     def after_step(self, encoder: nn.Module, progress: float) -> None:
@@ -197,19 +208,21 @@ class SimSiam(Objective):
         )
         self.predictor = _mlp(hidden_dim, predictor_dim, hidden_dim)
 
-    def forward(
-        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
-    ) -> Losses:
+    def anchor(self, encoder: nn.Module, batch: Batch) -> Anchor:
+        """Projection of the clean view and the prediction from it."""
+        features = encoder(batch.views[0])
+        z = self.projector(features)
+        return Anchor(features.detach(), (z, self.predictor(z)))
+
+    def compare(
+        self, encoder: nn.Module, anchor: Anchor, hidden: Hidden, batch: Batch
+    ) -> Float[Tensor, "m"]:
         """Mean of both directions for each hidden view."""
-        with _graph(adversary):
-            features = encoder(batch.views[0])
-            z0 = self.projector(features)
-            p0 = self.predictor(z0)
+        z0, p0 = anchor.values
         losses = []
-        for view in hidden:
-            z = self.projector(encoder(view))
+        for z in map(self.projector, self.each(encoder, hidden)):
             losses.append((simsiam_loss(p0, z) + simsiam_loss(self.predictor(z), z0)) / 2)
-        return Losses(torch.stack(losses), features.detach())
+        return torch.stack(losses)
 
 
 class Supervised(Objective):
@@ -221,17 +234,19 @@ class Supervised(Objective):
         super().__init__()
         self.classifier = nn.Linear(feature_dim, num_classes)
 
-    def forward(
-        self, encoder: nn.Module, batch: Batch, hidden: Hidden, *, adversary: bool = False
-    ) -> Losses:
+    def anchor(self, encoder: nn.Module, batch: Batch) -> Anchor:
+        """Cross-entropy of the clean view."""
+        features = encoder(batch.views[0])
+        return Anchor(features.detach(), (self._loss(features, batch),))
+
+    def compare(
+        self, encoder: nn.Module, anchor: Anchor, hidden: Hidden, batch: Batch
+    ) -> Float[Tensor, "m"]:
         """Mean cross-entropy of the clean view and each hidden view."""
+        (clean,) = anchor.values
+        masked = [self._loss(features, batch) for features in self.each(encoder, hidden)]
+        return (clean + torch.stack(masked)) / 2
+
+    def _loss(self, features: Float[Tensor, "b d"], batch: Batch) -> Float[Tensor, ""]:
         assert batch.labels is not None, "the plan lets no supervised run through without labels"
-        with _graph(adversary):
-            features = encoder(batch.views[0])
-            clean = F.cross_entropy(full_precision(self.classifier(features)), batch.labels)
-        losses = [
-            (clean + F.cross_entropy(full_precision(self.classifier(encoder(view))), batch.labels))
-            / 2
-            for view in hidden
-        ]
-        return Losses(torch.stack(losses), features.detach())
+        return F.cross_entropy(full_precision(self.classifier(features)), batch.labels)

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from benchmark.precision import full_precision
+from benchmark.processes import average_gradients
 
 
 class OnlineProbe(nn.Module):
@@ -33,6 +34,7 @@ class OnlineProbe(nn.Module):
         known = (labels >= 0).sum().clamp(min=1)
         loss = F.cross_entropy(logits, labels, ignore_index=-1, reduction="sum") / known
         loss.backward()
+        average_gradients(self.parameters())
         self.optimiser.step()
         accuracy: Tensor = 100 * (logits.argmax(1) == labels).sum().to(logits.dtype) / known
         return accuracy

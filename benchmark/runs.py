@@ -42,6 +42,7 @@ class Run:
         fingerprint: of the training split, see `benchmark.contracts.Dataset`.
         control: "untrained" or "supervised" for the two controls, "checkpoint" for somebody else's
             encoder, else None.
+        update: how both players move; another one than "alternating" is told in tables.
         skipped: tasks that cannot run on this data, with the reason.
     """
 
@@ -59,6 +60,7 @@ class Run:
     tasks: tuple[PlannedTask, ...]
     skipped: tuple[str, ...] = ()
     varied: tuple[str, ...] = ()
+    update: str = "alternating"
 
     @property
     def name(self) -> str:
@@ -90,7 +92,7 @@ class Run:
 NAMED = ("method", "objective", "encoder", "data", "preset", "seed")
 
 # What config.yaml repeats of a run's plan, so that the folder can be found and read again.
-_IDENTITY = (*NAMED, "control", "fingerprint", "hash8", "setting", "varied")
+_IDENTITY = (*NAMED, "control", "fingerprint", "hash8", "setting", "varied", "update")
 
 
 def identity(run: Run) -> dict[str, Any]:
@@ -104,7 +106,7 @@ def restored(noted: Mapping[str, Any], folder: Path, tasks: tuple[PlannedTask, .
     Raises:
         TypeError: if it is none.
     """
-    # Folders of earlier versions do not tell what was varied.
+    # Folders of earlier versions tell neither what was varied nor the update.
     varied = tuple(noted.get("varied", ()))
     return Run(**{**noted, "varied": varied}, folder=folder, tasks=tasks)
 
@@ -145,5 +147,5 @@ def _read_identity(config: Path) -> dict[str, Any] | None:
         found = yaml.safe_load(config.read_text())["run"]
     except (yaml.YAMLError, KeyError, TypeError):
         return None
-    known = isinstance(found, dict) and set(found) | {"varied"} == set(_IDENTITY)
+    known = isinstance(found, dict) and set(found) | {"varied", "update"} == set(_IDENTITY)
     return found if known else None

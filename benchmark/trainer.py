@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
-from typing import Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
-from benchmark.batchnorm import running_statistics
+from benchmark.batchnorm import record_statistics, running_statistics
 from benchmark.contracts import (
+    Anchor,
     Batch,
     Encoder,
     Images,
@@ -22,52 +22,18 @@ from benchmark.contracts import (
     Objective,
     Proposal,
 )
-from benchmark.errors import UserError, at_least
 from benchmark.hiding import Fill, hide
+from benchmark.modes import frozen, in_mode
 from benchmark.precision import autocast
 from benchmark.probe import OnlineProbe
+from benchmark.processes import average_gradients
+from benchmark.turns import Turns, check_update
 
 Terms = dict[str, Tensor]
 # One side of a batch: the data in the order (clean, masked), and the masks proposed for it.
 Side = tuple[Batch, Proposal]
 
 _BINARY = 0.1  # a mask value this close to 0 or 1 counts as binary
-
-
-@dataclass(frozen=True)
-class Turns:
-    """Who moves when; the defaults are those of the ADIOS code.
-
-    Attributes:
-        encoder_steps: encoder steps for each turn of the adversary.
-        mask_steps: steps of the adversary in its turn.
-        first: "encoder" or "mask", the player that opens a step in which both move.
-        encoder_mode: "train" or "eval", the encoder's mode in the adversary's turn: BatchNorm by
-            the batch or by the running statistics.
-
-    Raises:
-        UserError: for values out of range.
-    """
-
-    encoder_steps: int = 1
-    mask_steps: int = 1
-    first: str = "encoder"
-    encoder_mode: str = "train"
-
-    def __post_init__(self) -> None:
-        at_least(1, "turns.", encoder_steps=self.encoder_steps, mask_steps=self.mask_steps)
-        for key, allowed in (("first", ("encoder", "mask")), ("encoder_mode", ("train", "eval"))):
-            if getattr(self, key) not in allowed:
-                raise UserError(
-                    f"turns.{key}={getattr(self, key)} is not one of {', '.join(allowed)}"
-                )
-
-    def players(self, step: int) -> list[Literal["encoder", "mask"]]:
-        """The moves of a step, in order."""
-        if (step + 1) % self.encoder_steps:
-            return ["encoder"]
-        adversary: list[Literal["encoder", "mask"]] = ["mask"] * self.mask_steps
-        return [*adversary, "encoder"] if self.first == "mask" else ["encoder", *adversary]
 
 
 @dataclass
@@ -87,6 +53,14 @@ class Trainer:
         fill: what hidden pixels become.
         mask_both_views: take each loss twice, with either view as the masked one, and average.
         unmasked_pair: train the encoder on the pair without any mask too, as one more slot.
+        update: "alternating" trains the adversary against the encoder as it is after its step;
+            "low_memory" does the same with the graph of one hidden view in memory at a time;
+            "simultaneous" takes both players' gradients from one forward, so the adversary's is
+            another one.
+        sync_batchnorm: take BatchNorm's statistics over the batches of all processes.
+
+    Raises:
+        UserError: for an update that the other rules do not allow.
     """
 
     encoder: Encoder
@@ -101,6 +75,18 @@ class Trainer:
     fill: Fill = field(default_factory=Fill)
     mask_both_views: bool = False
     unmasked_pair: bool = False
+    update: str = "alternating"
+    sync_batchnorm: bool = False
+
+    def __post_init__(self) -> None:
+        check_update(
+            self.update,
+            self.turns,
+            unmasked_pair=self.unmasked_pair,
+            same_masks=self.method.same_masks,
+        )
+        for net in (self.encoder, self.objective, self.method):
+            record_statistics(net, synchronised=self.sync_batchnorm)
 
     def step(self, batch: Batch, step: int = 0, *, diagnose: bool = False) -> Terms:
         """Train on one batch.
@@ -123,44 +109,124 @@ class Trainer:
         terms = mask_statistics(proposed[0][1])
         if diagnose:
             terms |= _mean_terms([self._limits(side) for side in data])
-        players = self.turns.players(step) if self.mask_optimiser is not None else ["encoder"]
-        for player in players:
-            sides = sides or [(side, self.propose(side)) for side in data]
-            if player == "encoder":
-                terms |= self._encoder_step(sides)
-            else:
-                terms |= self._mask_step(sides)
-                sides = None
+        if self.mask_optimiser is None:
+            terms |= self._encoder_step(proposed)
+        elif self.update == "simultaneous":
+            terms |= self._joint_step(proposed)
+        else:
+            for player in self.turns.players(step):
+                sides = sides or [(side, self.propose(side)) for side in data]
+                if player == "encoder":
+                    terms |= self._encoder_step(sides)
+                else:
+                    terms |= self._mask_step(sides)
+                    sides = None
         return {name: value.detach() for name, value in terms.items()}
 
     def propose(self, batch: Batch) -> Proposal:
         """Masks for view 1, with the graph to the method's parameters."""
         if "loss_gradient" in self.method.needs:
             batch = replace(batch, loss_gradient=lambda: self._loss_gradient(batch))
-        with autocast(self.precision, batch.views.device):
-            proposal: Proposal = self.method(batch)
+        with running_statistics((self.method,), "once", 0, adversary=False):
+            with autocast(self.precision, batch.views.device):
+                proposal: Proposal = self.method(batch)
         return proposal
 
     def hidden(self, batch: Batch, masks: Masks) -> Float[Tensor, "n b 3 h w"]:
         """View 1 under each mask."""
         return hide(batch.views[1], masks, self.fill(batch.views[1], batch.streams))
 
-    def _losses(
-        self,
-        sides: Sequence[tuple[Batch, Masks]],
-        *,
-        adversary: bool,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """Reduced loss, loss of each slot as the mean over sides, and clean features of view 0."""
-        losses = []
-        for batch, masks in sides:
-            with running_statistics(
-                (self.encoder, self.objective), self.batchnorm, adversary=adversary
-            ):
-                losses.append(self._objective(batch, masks, adversary=adversary))
-        per_mask = torch.stack([side.per_mask for side in losses]).mean(0)
-        total = per_mask.sum() if self.method.reduction == "sum" else per_mask.mean()
-        return total, per_mask, losses[0].features
+    def _encoder_step(self, sides: Sequence[Side]) -> Terms:
+        masks = [proposal.encoder_masks.detach() for _, proposal in sides]
+        if self.unmasked_pair:
+            masks = [torch.cat([m, torch.zeros_like(m[:, :1])], dim=1) for m in masks]
+        return self._train_encoder(sides, masks)
+
+    def _mask_step(self, sides: Sequence[Side]) -> Terms:
+        """Minimise penalties - objective over the method alone."""
+        leaves = [_leaf(proposal.adversary_masks) for _, proposal in sides]
+        nets = (self.encoder, self.objective)
+        with frozen(nets), in_mode(nets, self.turns.encoder_mode):
+            losses = self._backward(sides, leaves, adversary=True)
+        return self._train_method(sides, leaves, self._reduced(losses.per_mask))
+
+    def _joint_step(self, sides: Sequence[Side]) -> Terms:
+        """Both steps from one forward: the masks' gradient, reversed, is the adversary's."""
+        leaves = [_leaf(proposal.adversary_masks) for _, proposal in sides]
+        terms = self._train_encoder(sides, leaves)
+        return terms | self._train_method(sides, leaves, terms["loss"])
+
+    def _train_encoder(self, sides: Sequence[Side], masks: Sequence[Masks]) -> Terms:
+        self.encoder_optimiser.zero_grad(set_to_none=True)
+        losses = self._backward(sides, masks, adversary=False)
+        _step(self.encoder_optimiser)
+        batch = sides[0][0]
+        self.objective.after_step(self.encoder, batch.progress)
+        terms = {"loss": self._reduced(losses.per_mask), "slot_loss": losses.per_mask}
+        if self.probe is not None and batch.labels is not None:
+            terms["probe"] = self.probe.step(losses.features, batch.labels)
+        return terms
+
+    def _train_method(self, sides: Sequence[Side], leaves: Sequence[Masks], loss: Tensor) -> Terms:
+        """Take penalties - loss, whose gradient at the masks is in ``leaves``, to the method."""
+        assert self.mask_optimiser is not None
+        penalties = _mean_terms([self.method.penalties(proposal) for _, proposal in sides])
+        total = sum(penalties.values(), start=torch.zeros_like(loss))
+        outputs = [proposal.adversary_masks for _, proposal in sides]
+        gradients: list[Tensor | None] = []
+        for leaf in leaves:
+            assert leaf.grad is not None
+            gradients.append(-leaf.grad)
+        if total.requires_grad:
+            outputs, gradients = [*outputs, total], [*gradients, None]
+        self.mask_optimiser.zero_grad(set_to_none=True)
+        torch.autograd.backward(outputs, gradients)
+        _step(self.mask_optimiser)
+        self.method.after_step(_detached(sides[0][1]))  # once a step; one view stands for both
+        named = {f"penalty/{name}": value for name, value in penalties.items()}
+        return {"mask_loss": total - loss, **named}
+
+    def _backward(
+        self, sides: Sequence[Side], masks: Sequence[Masks], *, adversary: bool
+    ) -> Losses:
+        """Losses of the slots as means over sides; their gradient is left in what requires one."""
+        found = []
+        for (batch, _), own in zip(sides, masks, strict=True):
+            with self._recorded(own.shape[1], adversary=adversary):
+                if self.update == "low_memory":
+                    losses = self._slot_by_slot(batch, own, len(sides), adversary=adversary)
+                else:
+                    losses = self._objective(batch, own, adversary=adversary)
+                    (self._reduced(losses.per_mask) / len(sides)).backward()
+                if self.batchnorm == "adios_probe" and not adversary:
+                    with torch.no_grad(), autocast(self.precision, batch.views.device):
+                        self.encoder(batch.views[1])
+            found.append(Losses(losses.per_mask.detach(), losses.features))
+        return Losses(torch.stack([side.per_mask for side in found]).mean(0), found[0].features)
+
+    def _slot_by_slot(
+        self, batch: Batch, masks: Masks, sides: int, *, adversary: bool
+    ) -> Losses:
+        """The same with one hidden view's graph at a time, the clean view's last."""
+        with autocast(self.precision, batch.views.device):
+            with torch.set_grad_enabled(not adversary):
+                anchor = self.objective.anchor(self.encoder, batch)
+        values = tuple(_leaf(v) if v.requires_grad else v for v in anchor.values)
+        share = 1 / (sides * (1 if self.method.reduction == "sum" else masks.shape[1]))
+        per_mask = []
+        for mask in masks.split(1, dim=1):
+            with autocast(self.precision, batch.views.device):
+                hidden = self.hidden(batch, mask)
+                loss = self.objective.compare(
+                    self.encoder, Anchor(anchor.features, values), hidden, batch
+                )
+            (loss.sum() * share).backward()
+            per_mask.append(loss.detach())
+        with_graph = [(v, leaf.grad) for v, leaf in zip(anchor.values, values, strict=True)]
+        with_graph = [(v, gradient) for v, gradient in with_graph if gradient is not None]
+        if with_graph:
+            torch.autograd.backward(*map(list, zip(*with_graph, strict=True)))
+        return Losses(torch.cat(per_mask), anchor.features)
 
     def _objective(self, batch: Batch, masks: Masks, *, adversary: bool) -> Losses:
         with autocast(self.precision, batch.views.device):
@@ -168,60 +234,31 @@ class Trainer:
             losses: Losses = self.objective(self.encoder, batch, hidden, adversary=adversary)
         return losses
 
-    def _encoder_step(self, sides: Sequence[Side]) -> Terms:
-        shown = [(batch, proposal.encoder_masks.detach()) for batch, proposal in sides]
-        if self.unmasked_pair:
-            shown = [
-                (batch, torch.cat([m, torch.zeros_like(m[:, :1])], dim=1)) for batch, m in shown
-            ]
-        loss, per_mask, features = self._losses(shown, adversary=False)
-        self.encoder_optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        self.encoder_optimiser.step()
-        batch = sides[0][0]
-        self.objective.after_step(self.encoder, batch.progress)
-        terms = {"loss": loss, "slot_loss": per_mask}
-        if self.probe is not None and batch.labels is not None:
-            terms["probe"] = self.probe.step(features, batch.labels)
-        return terms
+    def _reduced(self, per_mask: Float[Tensor, "m"]) -> Float[Tensor, ""]:
+        return per_mask.sum() if self.method.reduction == "sum" else per_mask.mean()
 
-    def _mask_step(self, sides: Sequence[Side]) -> Terms:
-        """Minimise penalties - objective over the method alone.
+    def _recorded(self, hidden: int, *, adversary: bool) -> AbstractContextManager[None]:
+        nets = (self.encoder, self.objective)
+        return running_statistics(nets, self.batchnorm, hidden, adversary=adversary)
 
-        ``torch.autograd.grad`` with the method's parameters as inputs computes and accumulates
-        nothing for the encoder, whose weights are thus frozen without being flagged.
-        """
-        assert self.mask_optimiser is not None
-        penalties = _mean_terms([self.method.penalties(proposal) for _, proposal in sides])
-        shown = [(batch, proposal.adversary_masks) for batch, proposal in sides]
-        with _mode(self._players_nets(), training=self.turns.encoder_mode == "train"):
-            loss, _, _ = self._losses(shown, adversary=True)
-        mask_loss = sum(penalties.values(), start=-loss)
-        parameters = [p for p in self.method.parameters() if p.requires_grad]
-        for p, gradient in zip(parameters, torch.autograd.grad(mask_loss, parameters), strict=True):
-            p.grad = gradient
-        self.mask_optimiser.step()
-        self.method.after_step(_detached(sides[0][1]))  # once a step; one view stands for both
-        named = {f"penalty/{name}": value for name, value in penalties.items()}
-        return {"mask_loss": mask_loss, **named}
-
-    def _players_nets(self) -> tuple[nn.Module, nn.Module]:
-        return self.encoder, self.objective
+    def _untouched(self) -> AbstractContextManager[None]:
+        """Forwards inside see batch statistics and move no running ones."""
+        return running_statistics((self.encoder, self.objective), "once", 0, adversary=True)
 
     def _loss_gradient(self, batch: Batch) -> Images:
         """Gradient of the loss with respect to the unmasked view 1; leaves no other trace."""
-        view = batch.views[1].detach().requires_grad_()
-        with torch.enable_grad(), _untouched(self._players_nets()):
+        view = _leaf(batch.views[1])
+        with torch.enable_grad(), self._untouched(), frozen((self.encoder, self.objective)):
             with autocast(self.precision, view.device):
                 losses = self.objective(self.encoder, batch, view[None], adversary=True)
             (gradient,) = torch.autograd.grad(losses.per_mask.sum(), view)
-        return gradient.detach()
+        return gradient
 
     @torch.no_grad()
     def _limits(self, batch: Batch) -> Terms:
         """The loss without a mask and with everything hidden."""
         empty = torch.zeros_like(batch.views[1, :, :1])
-        with _untouched(self._players_nets()):
+        with self._untouched():
             losses = self._objective(
                 batch, torch.cat([empty, empty + 1], dim=1), adversary=True
             ).per_mask
@@ -243,6 +280,17 @@ def mask_statistics(proposal: Proposal) -> Terms:
     }
 
 
+def _leaf(tensor: Tensor) -> Tensor:
+    """The same values as the start of a graph."""
+    return tensor.detach().requires_grad_()
+
+
+def _step(optimiser: torch.optim.Optimizer) -> None:
+    """Step by the mean gradient of all processes."""
+    average_gradients(p for group in optimiser.param_groups for p in group["params"])
+    optimiser.step()
+
+
 def _detached(proposal: Proposal) -> Proposal:
     tensors = {name: value for name, value in vars(proposal).items() if value is not None}
     return replace(proposal, **{name: value.detach() for name, value in tensors.items()})
@@ -250,21 +298,3 @@ def _detached(proposal: Proposal) -> Proposal:
 
 def _mean_terms(sides: Sequence[Terms]) -> Terms:
     return {name: torch.stack([side[name] for side in sides]).mean(0) for name in sides[0]}
-
-
-def _untouched(nets: Iterable[nn.Module]) -> AbstractContextManager[None]:
-    """Forwards inside see batch statistics and move no running ones."""
-    return running_statistics(nets, "once", adversary=True)
-
-
-@contextmanager
-def _mode(nets: Iterable[nn.Module], *, training: bool) -> Iterator[None]:
-    """Put training nets in evaluation mode for a while if ``training`` is false."""
-    changed = [m for net in nets for m in net.modules() if m.training and not training]
-    for module in changed:
-        module.training = False
-    try:
-        yield
-    finally:
-        for module in changed:
-            module.training = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 
 import torch
 from jaxtyping import Float
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
 from benchmark.errors import UserError
 from benchmark.precision import full_precision
+from benchmark.processes import count
 from methods.mask_net import MaskNet
 
 
@@ -82,11 +84,17 @@ class Adios(MaskingMethod):
         logits = self.head(self.unet(batch.views[1]))
         return Proposal(full_precision(logits).softmax(dim=1))
 
+    def costly_nets(self) -> Iterable[nn.Module]:
+        """The U-Net."""
+        return (self.unet,)
+
     def penalties(self, proposal: Proposal) -> dict[str, Tensor]:
         """Sparsity, and the negative of the rewarded entropy term."""
         area = proposal.masks.mean((2, 3))
         negentropy = area_negentropy(area)
-        total = negentropy.sum() if self.entropy_reduction == "sum" else negentropy.mean()
+        # The mean over processes of what is returned is to be the sum over their whole batch.
+        summed = self.entropy_reduction == "sum"
+        total = negentropy.sum() * count() if summed else negentropy.mean()
         # With the mean of the losses everything is N times smaller, so that nothing else changes.
         scale = 1 / self.num_masks if self.reduction == "mean" else 1.0
         return {

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from benchmark.contracts import Masks
+from benchmark.processes import averaged
 
 BudgetSide = Literal["upper", "two", "hard"]
 BudgetUnit = Literal["share", "pixels", "literal"]
@@ -45,7 +46,7 @@ def budget_penalty(
     has to keep the budget, so that images may differ; the paper squares for each image.
     """
     if over == "batch":
-        excess = excess.mean(0, keepdim=True)
+        excess = averaged(excess.mean(0, keepdim=True))
     if side == "upper":
         excess = excess.clamp_min(0)
     return excess.square().mean(0)

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
 from benchmark.errors import UserError, at_least
+from benchmark.processes import averaged
 from methods.budgets import BudgetRule, FixedBudget
 from methods.mask_heads import Activation, HistoryInput, SequentialHeads
 from methods.penalties import (
@@ -161,6 +162,10 @@ class Sequential(MaskingMethod):
         budgets = self.budget_rule(batch, self.num_masks, masks.detach()) if hard is None else hard
         return Proposal(masks, budgets=budgets)
 
+    def costly_nets(self) -> Iterable[nn.Module]:
+        """The U-Net."""
+        return (self.heads.unet,)
+
     def penalties(self, proposal: Proposal) -> dict[str, Tensor]:
         """Budget, overlap and consistency."""
         masks = proposal.masks
@@ -184,7 +189,7 @@ class Sequential(MaskingMethod):
     def _budget(self, proposal: Proposal) -> Float[Tensor, "n"]:
         excess = self._excess(proposal)
         if isinstance(self.budget_weight, str):
-            return self._lagrangian(excess.mean(0))
+            return self._lagrangian(averaged(excess.mean(0)))
         return self.budget_weight * budget_penalty(excess, self.budget_side, self.budget_over)
 
     def _lagrangian(self, excess: Float[Tensor, "n"]) -> Float[Tensor, "n"]:
@@ -200,5 +205,5 @@ class Sequential(MaskingMethod):
     def after_step(self, proposal: Proposal) -> None:
         """Let the multipliers climb."""
         if self.budget_weight == "auto" and self.budget_side != "hard":
-            excess = self._excess(proposal).mean(0)
+            excess = averaged(self._excess(proposal).mean(0))
             self.multipliers.copy_(self._bounded(self.multipliers + self.budget_rate * excess))

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from typing import Literal
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from benchmark.contracts import Batch, MaskingMethod, Proposal
 from benchmark.errors import UserError
@@ -25,6 +26,7 @@ class Swapped(MaskingMethod):
     """
 
     version = 1
+    same_masks = False
 
     def __init__(self, inner: MaskingMethod) -> None:
         super().__init__()
@@ -54,6 +56,10 @@ class Swapped(MaskingMethod):
     def penalties(self, proposal: Proposal) -> dict[str, Tensor]:
         """Those of the inner method."""
         return self.inner.penalties(proposal)
+
+    def costly_nets(self) -> Iterable[nn.Module]:
+        """Those of the inner method."""
+        return self.inner.costly_nets()
 
     def after_step(self, proposal: Proposal) -> None:
         """Pass on what the inner method had proposed."""

@@ -116,6 +116,8 @@ def row_labels(runs: Sequence[Run]) -> dict[str, str]:
     labels = {}
     for hash8, run in configurations.items():
         differs = [*(getattr(run, field) for field in mixed), run.preset]
+        if run.update != "alternating":
+            differs.append(f"{spelled(run.update).lower()} update")
         if mixed_objectives and run.control is None and run.method != "none":
             differs.insert(0, spelled(run.objective))
         labels[hash8] = f"{_base_label(run)} ({', '.join(differs)})"

@@ -19,7 +19,8 @@ from benchmark.objectives import SimCLR
 from benchmark.optim import build_optimiser
 from benchmark.pretrain import Pretraining, Schedule
 from benchmark.streams import seeded
-from benchmark.trainer import Trainer, Turns
+from benchmark.trainer import Trainer
+from benchmark.turns import Turns
 from methods.none import NoMask
 from methods.oracle import Oracle
 from methods.sequential import Sequential

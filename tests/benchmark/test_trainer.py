@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.batchnorm import running_statistics
+from benchmark.batchnorm import record_statistics, running_statistics
 from benchmark.contracts import Batch, MaskingMethod, Objective, Proposal
 from benchmark.encoders import ResNet
 from benchmark.hiding import Fill, hide
@@ -18,7 +18,8 @@ from benchmark.objectives import BYOL, SimCLR, SimSiam, Supervised, nt_xent
 from benchmark.optim import build_optimiser
 from benchmark.probe import OnlineProbe
 from benchmark.streams import Streams, seeded
-from benchmark.trainer import Trainer, Turns
+from benchmark.trainer import Trainer
+from benchmark.turns import Turns
 from methods.adios import Adios
 from methods.none import NoMask
 from methods.sequential import Sequential
@@ -367,7 +368,8 @@ def test_running_statistics__equal_to_forwards_really_run(rule: str, adversary: 
     once = [] if adversary else [0, 1, 2, 3]
     for view in [0, 1, 0, 2, 0, 3] if rule == "adios" else once:
         oracle(views[view])
-    with running_statistics((net,), rule, adversary=adversary):
+    record_statistics(net)
+    with running_statistics((net,), rule, 3, adversary=adversary):
         total = sum(net(view).square().mean() for view in views)
     total.backward()  # the graph survives the change of the buffers
     for ours, theirs in zip(net.buffers(), oracle.buffers(), strict=True):

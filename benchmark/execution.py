@@ -1,0 +1,65 @@
+"""How a step is executed: what a device does best, with the same numbers up to rounding."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import nn
+
+from benchmark.errors import UserError
+
+BRANCHES = ("auto", "loop", "batch")
+COMPILE = ("auto", "off", "default", "reduce-overhead")
+
+# Each way of calling an encoder is a graph of its own: clean or hidden views, number of views,
+# with gradients or without, frozen or not. torch's limit of 8 is meant for graphs that multiply.
+_GRAPHS = 64
+
+
+@dataclass(frozen=True)
+class Execution:
+    """How steps run; changes nothing but rounding and speed.
+
+    Attributes:
+        branches: "loop" encodes the hidden views one after another, which keeps a CPU's caches
+            warm; "batch" encodes them together, with BatchNorm for each view apart, which fills a
+            GPU; "auto" is what is faster on the device.
+        compile: mode of torch.compile for encoder, mask net and augmentation, in which
+            "reduce-overhead" records CUDA graphs; "off"; "auto" is "reduce-overhead" on a GPU and
+            "off" on a CPU, where it takes minutes and gains nothing.
+        profile: write a trace of some steps, see `benchmark.profiling`.
+
+    Raises:
+        UserError: for values that there are not.
+    """
+
+    branches: str = "auto"
+    compile: str = "auto"
+    profile: bool = False
+
+    def __post_init__(self) -> None:
+        for key, allowed in (("branches", BRANCHES), ("compile", COMPILE)):
+            if getattr(self, key) not in allowed:
+                raise UserError(
+                    f"trainer.{key}={getattr(self, key)} is not one of {', '.join(allowed)}"
+                )
+
+    def on(self, device: torch.device) -> Execution:
+        """The same with what ``auto`` stands for on a device."""
+        gpu = device.type == "cuda"
+        automatic = {
+            "branches": "batch" if gpu else "loop",
+            "compile": "reduce-overhead" if gpu else "off",
+        }
+        return replace(self, **{k: v for k, v in automatic.items() if getattr(self, k) == "auto"})
+
+
+def compile_nets(nets: Iterable[nn.Module], mode: str) -> None:
+    """Let nets be compiled at their first call; their parameters and names stay."""
+    if mode == "off":
+        return
+    torch._dynamo.config.recompile_limit = _GRAPHS
+    for net in nets:
+        net.compile(mode=mode, dynamic=False)
