@@ -9,7 +9,6 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.batchnorm import record_statistics, running_statistics
 from benchmark.contracts import Batch, MaskingMethod, Objective, Proposal
 from benchmark.encoders import ResNet
 from benchmark.hiding import Fill, hide
@@ -355,25 +354,6 @@ def test_hide__one_hides() -> None:
     assert hidden.shape == (2, 2, 3, 4, 4)
     assert (hidden == 0).sum() == 3
     assert (hidden[1, 0, :, 0, 0] == 0).all()
-
-
-@pytest.mark.parametrize("rule", ["once", "adios"])
-@pytest.mark.parametrize("adversary", [False, True])
-def test_running_statistics__equal_to_forwards_really_run(rule: str, adversary: bool) -> None:
-    torch.manual_seed(0)
-    views = torch.randn(4, 16, 3, 8, 8, dtype=torch.float64)
-    net = nn.Sequential(nn.Conv2d(3, 5, 3), nn.BatchNorm2d(5), nn.Conv2d(5, 4, 3)).double()
-    net = nn.Sequential(net, nn.BatchNorm2d(4)).double()
-    oracle = copy.deepcopy(net)
-    once = [] if adversary else [0, 1, 2, 3]
-    for view in [0, 1, 0, 2, 0, 3] if rule == "adios" else once:
-        oracle(views[view])
-    record_statistics(net)
-    with running_statistics((net,), rule, 3, adversary=adversary):
-        total = sum(net(view).square().mean() for view in views)
-    total.backward()  # the graph survives the change of the buffers
-    for ours, theirs in zip(net.buffers(), oracle.buffers(), strict=True):
-        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
 
 
 def test_byol__teacher_moves_only_by_average() -> None:
