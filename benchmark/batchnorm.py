@@ -46,6 +46,9 @@ class RecordingNorm(_BatchNorm):
     views: int
     synchronised: bool
     recorded: list[Statistics] | None
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise as always; in a phase, leave the running statistics alone."""
@@ -54,11 +57,12 @@ class RecordingNorm(_BatchNorm):
         normalise = self._over_processes if self.synchronised else self._by_itself
         parts = [normalise(part) for part in x.chunk(self.views)]
         y = parts[0] if self.views == 1 else torch.cat(parts)
-        # timm's BatchNormAct2d goes on after the norm.
-        return self.act(self.drop(y)) if hasattr(self, "act") else y
+        if isinstance(act := getattr(self, "act", None), nn.Module):  # timm's BatchNormAct2d
+            assert isinstance(self.drop, nn.Module)
+            y = act(self.drop(y))
+        return y
 
     def _by_itself(self, x: Tensor) -> Tensor:
-        assert self.running_mean is not None and self.running_var is not None
         mean, variance = torch.zeros_like(self.running_mean), torch.ones_like(self.running_var)
         # With momentum 1 running statistics are this batch's own.
         y = F.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
@@ -100,7 +104,9 @@ def record_statistics(net: nn.Module, *, synchronised: bool = False) -> None:
                 "with BatchNorm1d, BatchNorm2d, timm's BatchNormAct2d or other norms"
             )
         if module.track_running_stats:
+            # Names of parameters, hooks and whoever holds the module are none the wiser.
             module.__class__ = type(f"Recording{kind.__name__}", (RecordingNorm, kind), {})
+            assert isinstance(module, RecordingNorm)
             module.views, module.synchronised, module.recorded = 1, synchronised, None
 
 
@@ -113,10 +119,10 @@ def over_views(
     norms = _recording((net,))
     for norm in norms:
         norm.views = len(views)
-    y: Tensor = net(views.flatten(0, 1))
+    outputs: Tensor = net(views.flatten(0, 1)).unflatten(0, (len(views), -1))
     for norm in norms:
         norm.views = 1
-    return y.unflatten(0, (len(views), -1))
+    return outputs
 
 
 def _recording(nets: Iterable[nn.Module]) -> list[RecordingNorm]:

@@ -49,11 +49,12 @@ class Execution:
     def on(self, device: torch.device) -> Execution:
         """The same with what ``auto`` stands for on a device."""
         gpu = device.type == "cuda"
-        automatic = {
-            "branches": "batch" if gpu else "loop",
-            "compile": "reduce-overhead" if gpu else "off",
-        }
-        return replace(self, **{k: v for k, v in automatic.items() if getattr(self, k) == "auto"})
+        branches, mode = ("batch", "reduce-overhead") if gpu else ("loop", "off")
+        return replace(
+            self,
+            branches=branches if self.branches == "auto" else self.branches,
+            compile=mode if self.compile == "auto" else self.compile,
+        )
 
 
 def compile_nets(nets: Iterable[nn.Module], mode: str) -> None:

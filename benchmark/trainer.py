@@ -23,17 +23,17 @@ from benchmark.contracts import (
     Proposal,
 )
 from benchmark.hiding import Fill, hide
+from benchmark.slots import slot_statistics
 from benchmark.modes import frozen, in_mode
 from benchmark.precision import autocast
 from benchmark.probe import OnlineProbe
 from benchmark.processes import average_gradients
+from benchmark.profiling import section
 from benchmark.turns import Turns, check_update
 
 Terms = dict[str, Tensor]
 # One side of a batch: the data in the order (clean, masked), and the masks proposed for it.
 Side = tuple[Batch, Proposal]
-
-_BINARY = 0.1  # a mask value this close to 0 or 1 counts as binary
 
 
 @dataclass
@@ -104,24 +104,29 @@ class Trainer:
             What is worth logging, without graph and still on the device.
         """
         data = [batch, batch.swapped()] if self.mask_both_views else [batch]
-        proposed = [(side, self.propose(side)) for side in data]
+        proposed = self._proposed(data)
         sides: list[Side] | None = proposed
-        terms = mask_statistics(proposed[0][1])
+        terms = slot_statistics(proposed[0][1])
         if diagnose:
-            terms |= _mean_terms([self._limits(side) for side in data])
+            with section("diagnosis"):
+                terms |= _mean_terms([self._limits(side) for side in data])
         if self.mask_optimiser is None:
             terms |= self._encoder_step(proposed)
         elif self.update == "simultaneous":
             terms |= self._joint_step(proposed)
         else:
             for player in self.turns.players(step):
-                sides = sides or [(side, self.propose(side)) for side in data]
+                sides = sides or self._proposed(data)
                 if player == "encoder":
                     terms |= self._encoder_step(sides)
                 else:
                     terms |= self._mask_step(sides)
                     sides = None
         return {name: value.detach() for name, value in terms.items()}
+
+    def _proposed(self, data: Sequence[Batch]) -> list[Side]:
+        with section("masks"):
+            return [(side, self.propose(side)) for side in data]
 
     def propose(self, batch: Batch) -> Proposal:
         """Masks for view 1, with the graph to the method's parameters."""
@@ -146,20 +151,23 @@ class Trainer:
         """Minimise penalties - objective over the method alone."""
         leaves = [_leaf(proposal.adversary_masks) for _, proposal in sides]
         nets = (self.encoder, self.objective)
-        with frozen(nets), in_mode(nets, self.turns.encoder_mode):
-            losses = self._backward(sides, leaves, adversary=True)
-        return self._train_method(sides, leaves, self._reduced(losses.per_mask))
+        with section("adversary's step"):
+            with frozen(nets), in_mode(nets, self.turns.encoder_mode):
+                losses = self._backward(sides, leaves, adversary=True)
+            return self._train_method(sides, leaves, self._reduced(losses.per_mask))
 
     def _joint_step(self, sides: Sequence[Side]) -> Terms:
         """Both steps from one forward: the masks' gradient, reversed, is the adversary's."""
         leaves = [_leaf(proposal.adversary_masks) for _, proposal in sides]
         terms = self._train_encoder(sides, leaves)
-        return terms | self._train_method(sides, leaves, terms["loss"])
+        with section("adversary's step"):
+            return terms | self._train_method(sides, leaves, terms["loss"])
 
     def _train_encoder(self, sides: Sequence[Side], masks: Sequence[Masks]) -> Terms:
-        self.encoder_optimiser.zero_grad(set_to_none=True)
-        losses = self._backward(sides, masks, adversary=False)
-        _step(self.encoder_optimiser)
+        with section("encoder's step"):
+            self.encoder_optimiser.zero_grad(set_to_none=True)
+            losses = self._backward(sides, masks, adversary=False)
+            _step(self.encoder_optimiser)
         batch = sides[0][0]
         self.objective.after_step(self.encoder, batch.progress)
         terms = {"loss": self._reduced(losses.per_mask), "slot_loss": losses.per_mask}
@@ -204,9 +212,7 @@ class Trainer:
             found.append(Losses(losses.per_mask.detach(), losses.features))
         return Losses(torch.stack([side.per_mask for side in found]).mean(0), found[0].features)
 
-    def _slot_by_slot(
-        self, batch: Batch, masks: Masks, sides: int, *, adversary: bool
-    ) -> Losses:
+    def _slot_by_slot(self, batch: Batch, masks: Masks, sides: int, *, adversary: bool) -> Losses:
         """The same with one hidden view's graph at a time, the clean view's last."""
         with autocast(self.precision, batch.views.device):
             with torch.set_grad_enabled(not adversary):
@@ -222,10 +228,10 @@ class Trainer:
                 )
             (loss.sum() * share).backward()
             per_mask.append(loss.detach())
-        with_graph = [(v, leaf.grad) for v, leaf in zip(anchor.values, values, strict=True)]
-        with_graph = [(v, gradient) for v, gradient in with_graph if gradient is not None]
-        if with_graph:
-            torch.autograd.backward(*map(list, zip(*with_graph, strict=True)))
+        pairs = [(value, leaf.grad) for value, leaf in zip(anchor.values, values, strict=True)]
+        pairs = [(value, gradient) for value, gradient in pairs if gradient is not None]
+        if pairs:
+            torch.autograd.backward([v for v, _ in pairs], [gradient for _, gradient in pairs])
         return Losses(torch.cat(per_mask), anchor.features)
 
     def _objective(self, batch: Batch, masks: Masks, *, adversary: bool) -> Losses:
@@ -263,21 +269,6 @@ class Trainer:
                 batch, torch.cat([empty, empty + 1], dim=1), adversary=True
             ).per_mask
         return {"unmasked_loss": losses[0], "blank_loss": losses[1]}
-
-
-@torch.no_grad()
-def mask_statistics(proposal: Proposal) -> Terms:
-    """Per slot: shares of pixels hidden, hidden by it and an earlier slot, near 0 or 1; budget."""
-    masks = proposal.masks
-    budgets = {} if proposal.budgets is None else {"slot_budget": proposal.budgets.mean(0)}
-    earlier = masks.cumsum(1) - masks
-    binary = (masks < _BINARY) | (masks > 1 - _BINARY)
-    return {
-        "slot_area": masks.mean((0, 2, 3)),
-        "slot_overlap": (masks * earlier).mean((0, 2, 3)),
-        "slot_binary": binary.to(masks.dtype).mean((0, 2, 3)),
-        **budgets,
-    }
 
 
 def _leaf(tensor: Tensor) -> Tensor:

@@ -58,7 +58,9 @@ def check_update(update: str, turns: Turns, *, unmasked_pair: bool, same_masks: 
         return
     wanted = "use update=alternating"
     if turns != Turns():
-        raise UserError(f"update=simultaneous has both players move at once and no turns.*; {wanted}")
+        raise UserError(
+            f"update=simultaneous has both players move at once and no turns.*; {wanted}"
+        )
     if unmasked_pair:
         raise UserError(
             f"update=simultaneous trains both players on the same slots, and unmasked_pair=true "

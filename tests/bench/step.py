@@ -2,11 +2,12 @@
 
     python tests/bench/step.py
 
-ResNet18 at 96 pixels, U-Net of width 32 with instance norm, SimCLR, SGD. On a CPU: batches of 64 (or
-the number given) in fp32, and in bf16 where the processor computes it natively. On a GPU: batches of
-256, images per second, model FLOP utilisation against the dense bf16 peak of the card where it is
-known, and peak memory beyond the weights. Repeats are interleaved; a ratio is the median of the
-ratios within each repeat. Use the allocator settings of `benchmark.launcher`, as `suite.py` does.
+ResNet18 at 96 pixels, U-Net of width 32 with instance norm, SimCLR, SGD. On a CPU: batches of 64
+(or the number given) in fp32, and in bf16 where the processor computes it natively. On a GPU:
+batches of 256, images per second, model FLOP utilisation against the dense bf16 peak of the card
+where it is known, and peak memory beyond the weights. Repeats are interleaved; a ratio is the
+median of the ratios within each repeat. Use the allocator settings of `benchmark.launcher`, as
+`suite.py` does.
 """
 
 from __future__ import annotations
@@ -219,7 +220,9 @@ def _not_measured(gpu: bool) -> list[Row]:
     ]
     if native_precision(torch.device("cpu")) != "bf16":
         found += [
-            Row("step, ratio to the reference order", name, None, "x", note=f"no bf16 here; {asked}")
+            Row(
+                "step, ratio to the reference order", name, None, "x", note=f"no bf16 here; {asked}"
+            )
             for name, asked in ASKED.items()
             if name.startswith("ours, bf16")
         ]

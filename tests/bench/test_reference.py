@@ -102,7 +102,9 @@ def train(update: str, *, at_once: bool, channels_last: bool) -> tuple[Trainer, 
         counts["views"] += len(arguments[0]) // size
 
     encoder.register_forward_hook(count_views)
-    method.unet.register_forward_hook(lambda *_: counts.update({"mask net": counts["mask net"] + 1}))
+    method.unet.register_forward_hook(
+        lambda *_: counts.update({"mask net": counts["mask net"] + 1})
+    )
     for k in range(STEPS):
         trainer.step(make_batch(k))
     return trainer, counts

@@ -61,7 +61,9 @@ def losses(trainer: Trainer) -> tuple[list[Tensor], list[Tensor]]:
     return [t["loss"] for t in told], list(trainer.encoder.buffers())
 
 
-def same(ours: tuple[list[Tensor], list[Tensor]], theirs: tuple[list[Tensor], list[Tensor]]) -> None:
+def same(
+    ours: tuple[list[Tensor], list[Tensor]], theirs: tuple[list[Tensor], list[Tensor]]
+) -> None:
     for a, b in zip(ours, theirs, strict=True):
         torch.testing.assert_close(a, b, rtol=2e-3, atol=1e-4)
 

@@ -1,4 +1,4 @@
-"""Ways of running a step: what is the same update, what is another one, and what a step waits for."""
+"""Ways of running a step: which are the same update, which is not, and what a step waits for."""
 
 from __future__ import annotations
 
