@@ -9,11 +9,11 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Literal, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int, Int16, UInt8
 from torch import Tensor, nn
 
 from benchmark.batchnorm import over_views
@@ -35,12 +35,14 @@ class Split:
         labels: class of each image; -1 where it is unknown, in a split for pretraining alone.
         pixel_labels: class of each pixel, 255 where it does not count.
         segments: object of each pixel, 0 for the background.
+        superpixels: of each pixel, for a method that asked for them.
     """
 
     images: UInt8[Tensor, "n 3 h w"]
     labels: Int[Tensor, "n"] | None = None
     pixel_labels: UInt8[Tensor, "n h w"] | None = None
     segments: UInt8[Tensor, "n h w"] | None = None
+    superpixels: Int16[Tensor, "n h w"] | None = None
 
     def __len__(self) -> int:
         return len(self.images)
@@ -106,6 +108,7 @@ class Batch:
         streams: random numbers of these samples in this epoch.
         loss_gradient: gradient of the objective's loss with respect to the unmasked view 1, for
             methods that ask for it; computed when called.
+        superpixels: of both views, from the `MaskingMethod.segmenter`; None without one.
     """
 
     views: Float[Tensor, "2 b 3 h w"]
@@ -116,6 +119,7 @@ class Batch:
     progress: float
     streams: Streams
     loss_gradient: Callable[[], Images] | None = None
+    superpixels: Int[Tensor, "2 b h w"] | None = None
 
     def swapped(self) -> Batch:
         """The same batch with the views in the other order and with random draws of its own."""
@@ -124,6 +128,7 @@ class Batch:
             views=self.views.flip(0),
             pixels=self.pixels.flip(0),
             segments=None if self.segments is None else self.segments.flip(0),
+            superpixels=None if self.superpixels is None else self.superpixels.flip(0),
             streams=self.streams.apart("swapped"),
         )
 
@@ -165,6 +170,13 @@ class Encoder(nn.Module):
     feature_dim: int
 
 
+class Segmenter(Protocol):
+    """Cuts images up; what two of them with the same ``repr`` find is the same."""
+
+    def segment(self, pixels: Images) -> Int[Tensor, "b h w"]:
+        """Superpixel of each pixel of images in [0, 1], numbered from 0; at most 32,768."""
+
+
 class MaskingMethod(nn.Module, ABC):
     """Proposes masks for view 1; owns no optimiser, encoder or objective.
 
@@ -173,6 +185,8 @@ class MaskingMethod(nn.Module, ABC):
         needs: what of a batch it needs beyond the views: "segments" or "loss_gradient".
         hides: whether it hides anything at all.
         same_masks: whether both players see the same masks, so that one forward can train both.
+        segmenter: cuts the images up before they are augmented, for a method that asks for the
+            superpixels in both views.
         num_masks: masks per image.
         reduction: how the losses of an image's masks become one, in both phases.
     """
@@ -181,6 +195,7 @@ class MaskingMethod(nn.Module, ABC):
     needs: ClassVar[tuple[Literal["segments", "loss_gradient"], ...]] = ()
     hides: ClassVar[bool] = True
     same_masks: ClassVar[bool] = True
+    segmenter: Segmenter | None = None
     num_masks: int
     reduction: Reduction = "mean"
 

@@ -9,7 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Int, UInt8
+from jaxtyping import Int, Int16, UInt8
 from torch import Tensor
 
 from benchmark.contracts import Split
@@ -27,6 +27,7 @@ class Samples:
     images: UInt8[Tensor, "b 3 H W"]
     labels: Int[Tensor, "b"] | None
     segments: UInt8[Tensor, "b H W"] | None
+    superpixels: Int16[Tensor, "b H W"] | None
 
 
 class Feed:
@@ -52,7 +53,8 @@ class Feed:
     ) -> None:
         if residence not in RESIDENCES:
             raise UserError(f"residence={residence} is not one of {', '.join(RESIDENCES)}")
-        arrays = [split.images, split.labels, split.segments if segments else None]
+        shown = split.segments if segments else None
+        arrays = [split.images, split.labels, shown, split.superpixels]
         if residence == "auto":
             size = sum(array.nbytes for array in arrays if array is not None)
             residence = "device" if size <= _SHARE * free_memory(device) else "host"
@@ -60,7 +62,7 @@ class Feed:
         self.device = device
         if self.resident:
             arrays = [None if array is None else array.to(device) for array in arrays]
-        self._images, self._labels, self._segments = arrays
+        self._images, self._labels, self._segments, self._superpixels = arrays
 
     def __len__(self) -> int:
         assert self._images is not None
@@ -71,10 +73,10 @@ class Feed:
         index = index.to(self.device if self.resident else "cpu")
         arrays = [
             None if array is None else self._moved(array[index])
-            for array in (self._images, self._labels, self._segments)
+            for array in (self._images, self._labels, self._segments, self._superpixels)
         ]
         assert arrays[0] is not None
-        return Samples(arrays[0], arrays[1], arrays[2])
+        return Samples(arrays[0], *arrays[1:])
 
     def batches(self, indices: Iterable[Int[Tensor, "_"]]) -> Iterator[Samples]:
         """The samples of each of ``indices`` in turn."""

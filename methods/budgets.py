@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, Masks
+from benchmark.contracts import Batch, Masks, Segmenter
 from benchmark.schedule import Ramp, Value
 
 
@@ -19,10 +19,12 @@ class BudgetRule(ABC):
     Attributes:
         version: raised whenever a change of the code changes its results.
         needs_masks: whether the budgets depend on the masks proposed.
+        segmenter: as of `benchmark.contracts.MaskingMethod`.
     """
 
     version: ClassVar[int]
     needs_masks: bool = False
+    segmenter: Segmenter | None = None
 
     @abstractmethod
     def __call__(self, batch: Batch, num_masks: int, masks: Masks | None) -> Float[Tensor, "b n"]:

@@ -129,6 +129,7 @@ class Sequential(MaskingMethod):
             )
         self.num_masks = num_masks
         self.budget_rule = rule
+        self.segmenter = rule.segmenter
         self.budget_side: BudgetSide = budget_side
         self.budget_unit: BudgetUnit = budget_unit
         self.budget_over: BudgetOver = budget_over

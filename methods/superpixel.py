@@ -7,7 +7,7 @@ import torch
 from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
 from benchmark.errors import UserError
 from methods.colour_clusters import ColourSpace
-from methods.superpixels import ColourClusters
+from methods.superpixels import ColourClusters, SuperpixelsOf
 
 
 class Superpixel(MaskingMethod):
@@ -25,6 +25,8 @@ class Superpixel(MaskingMethod):
         slic_iterations: rounds of SLIC; 0 leaves the grid.
         kmeans_iterations: rounds of k-means.
         colour: space of SLIC and clusters, "rgb" (the paper's) or "lab".
+        superpixels_of: what SLIC cuts up, the augmented "view" or the "image" before it is
+            augmented, whose superpixels are found once and follow the crop.
         reduction: how the losses of the masks become one.
 
     Raises:
@@ -42,6 +44,7 @@ class Superpixel(MaskingMethod):
         slic_iterations: int,
         kmeans_iterations: int,
         colour: ColourSpace,
+        superpixels_of: SuperpixelsOf = "view",
         reduction: Reduction = "mean",
     ) -> None:
         super().__init__()
@@ -54,10 +57,12 @@ class Superpixel(MaskingMethod):
             num_segments, compactness, slic_iterations, kmeans_iterations, colour
         )
         self.clusters.check("method.")
+        self.segmenter = self.clusters if superpixels_of == "image" else None
         self.num_masks = num_masks
         self.reduction = reduction
 
     @torch.no_grad()
     def forward(self, batch: Batch) -> Proposal:
         """Segment view 1 before normalisation and cluster the superpixels."""
-        return Proposal(self.clusters.masks(batch.pixels[1], self.num_masks))
+        superpixels = None if batch.superpixels is None else batch.superpixels[1]
+        return Proposal(self.clusters.masks(batch.pixels[1], self.num_masks, superpixels))

@@ -14,7 +14,7 @@ from benchmark.errors import UserError
 from methods.budgets import BudgetRule
 from methods.colour_clusters import ColourSpace
 from methods.grid import rank
-from methods.superpixels import ColourClusters, grid_shape
+from methods.superpixels import ColourClusters, SuperpixelsOf, grid_shape
 
 Order = Literal["descending", "ascending", "random", "matched"]
 Control = Literal["none", "shuffled", "equal"]
@@ -43,6 +43,8 @@ class SuperpixelBudget(BudgetRule):
         max_budget: upper clip of b_k, in (0, 1].
         control: "shuffled" gives each image the budgets of another image of the batch, "equal"
             gives every mask 1/N: is it the image's own sizes that help?
+        superpixels_of: what SLIC cuts up, the augmented "view" or the "image" before it is
+            augmented, whose superpixels are found once and follow the crop.
 
     Raises:
         UserError: for values out of range.
@@ -63,6 +65,7 @@ class SuperpixelBudget(BudgetRule):
         min_budget: float,
         max_budget: float,
         control: Control = "none",
+        superpixels_of: SuperpixelsOf = "view",
     ) -> None:
         if not 0 <= min_budget < max_budget <= 1:
             raise UserError(
@@ -85,6 +88,8 @@ class SuperpixelBudget(BudgetRule):
         self.max_budget = max_budget
         self.control: Control = control
         self.needs_masks = order == "matched"
+        wanted = superpixels_of == "image" and control != "equal"
+        self.segmenter = self.clusters if wanted else None
 
     @torch.no_grad()
     def __call__(self, batch: Batch, num_masks: int, masks: Masks | None) -> Float[Tensor, "b n"]:
@@ -92,7 +97,8 @@ class SuperpixelBudget(BudgetRule):
         b = batch.views.shape[1]
         if self.control == "equal":
             return batch.views.new_full((b, num_masks), 1 / num_masks)
-        sizes = self.clusters.shares(batch.pixels[1], self.num_clusters or num_masks)
+        superpixels = None if batch.superpixels is None else batch.superpixels[1]
+        sizes = self.clusters.shares(batch.pixels[1], self.num_clusters or num_masks, superpixels)
         if self.control == "shuffled":
             sizes = sizes.roll(1, 0)
         sizes = F.pad(sizes[:, :num_masks], (0, max(0, num_masks - sizes.shape[1])))

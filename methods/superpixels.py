@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -23,6 +24,8 @@ from benchmark.contracts import Images, Masks
 from benchmark.errors import UserError
 from methods.colour_clusters import ColourSpace, in_colour_space, kmeans
 from methods.connected_parts import connect
+
+SuperpixelsOf = Literal["view", "image"]
 
 _FIXED_POINT = 2.0**24
 _INFINITY_BITS = 0x7F800000
@@ -66,34 +69,46 @@ class ColourClusters:
                 f"{self.slic_iterations} not negative"
             )
 
-    def shares(self, pixels: Images, num_clusters: int) -> Float[Tensor, "b k"]:
+    def segment(self, pixels: Images) -> Int[Tensor, "b h w"]:
+        """Superpixel of each pixel of images in [0, 1], RGB."""
+        return self._slic(in_colour_space(pixels, self.colour))
+
+    def shares(
+        self, pixels: Images, num_clusters: int, superpixels: Int[Tensor, "b h w"] | None = None
+    ) -> Float[Tensor, "b k"]:
         """Share of the pixels in each cluster, largest first.
 
         Args:
             pixels: images in [0, 1], RGB.
             num_clusters: per image; one with fewer distinct colours has shares of 0.
+            superpixels: of the images; None to find them.
         """
-        return self._find(pixels, num_clusters)[0]
+        return self._find(pixels, num_clusters, superpixels)[0]
 
-    def masks(self, pixels: Images, num_clusters: int) -> Masks:
+    def masks(
+        self, pixels: Images, num_clusters: int, superpixels: Int[Tensor, "b h w"] | None = None
+    ) -> Masks:
         """Pixels of each cluster; together they are all pixels, their mean areas the shares."""
-        _, labels, cluster = self._find(pixels, num_clusters)
+        _, labels, cluster = self._find(pixels, num_clusters, superpixels)
         shown = cluster.gather(1, labels.flatten(1)).view_as(labels)
         ranks = torch.arange(num_clusters, device=pixels.device)[:, None, None]
         return (shown[:, None] == ranks).to(pixels.dtype)
 
-    def _find(
-        self, pixels: Images, num_clusters: int
-    ) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b h w"], Int[Tensor, "b s"]]:
-        """Shares, the superpixel of each pixel, and the cluster of each superpixel."""
-        colours = in_colour_space(pixels, self.colour)
-        labels = slic(
+    def _slic(self, colours: Images) -> Int[Tensor, "b h w"]:
+        return slic(
             colours,
             self.num_segments,
             self.compactness,
             self.slic_iterations,
             connected=self.connected,
         )
+
+    def _find(
+        self, pixels: Images, num_clusters: int, superpixels: Int[Tensor, "b h w"] | None
+    ) -> tuple[Float[Tensor, "b k"], Int[Tensor, "b h w"], Int[Tensor, "b s"]]:
+        """Shares, the superpixel of each pixel, and the cluster of each superpixel."""
+        colours = in_colour_space(pixels, self.colour)
+        labels = self._slic(colours) if superpixels is None else superpixels
         rows, columns = grid_shape(pixels.shape[2], pixels.shape[3], self.num_segments)
         means, sizes = segment_means(colours, labels, rows * columns)
         shares, cluster = kmeans(means, sizes, num_clusters, self.kmeans_iterations)

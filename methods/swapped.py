@@ -32,6 +32,7 @@ class Swapped(MaskingMethod):
         super().__init__()
         self.inner = inner
         self.num_masks = inner.num_masks
+        self.segmenter = inner.segmenter
         self.reduction = inner.reduction
 
     @property

@@ -78,7 +78,7 @@ def test_adios__scripts(objective: str, rates, decay: float, net, method) -> Non
         "mask_optimiser.name": "lars",
         "method.reduction": "sum",
         "method.entropy_reduction": "sum",
-        "batchnorm": "adios",
+        "batchnorm": "adios_probe",
         "turns.encoder_mode": "train",
         "normalisation.std": [0.228, 0.224, 0.225],
         "schedule.per": "epoch",
