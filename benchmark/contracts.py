@@ -9,7 +9,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -170,6 +170,7 @@ class Encoder(nn.Module):
     feature_dim: int
 
 
+@runtime_checkable
 class Segmenter(Protocol):
     """Cuts images up; what two of them with the same ``repr`` find is the same."""
 
