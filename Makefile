@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SWEEP := method=none,random,adios,sequential,superpixel_budget seed=0,1,2
 
-.PHONY: demo masks test check clean
+.PHONY: demo masks test check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmark/run.py -m $(SWEEP)
@@ -19,6 +19,9 @@ check: $(VENV)/ready
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(VENV)/ready
+	$(BIN)/python tests/bench/suite.py $(BENCH)
 
 $(VENV)/ready: requirements.lock pyproject.toml
 	$(PYTHON) -m venv $(VENV)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -18,9 +19,10 @@ from benchmark.instantiate import Node, instantiate, target
 from benchmark.objectives import Supervised
 from benchmark.optim import build_optimiser
 from benchmark.precision import check_precision
-from benchmark.pretrain import Pretraining, Schedule
+from benchmark.pretrain import Pretraining
 from benchmark.probe import OnlineProbe
 from benchmark.processes import count
+from benchmark.schedule import Schedule
 from benchmark.streams import seeded
 from benchmark.trainer import Trainer
 from benchmark.turns import Turns
@@ -32,15 +34,6 @@ def load_data(node: Node) -> Dataset:
     """Load a data set."""
     dataset: Dataset = instantiate(node)
     return dataset
-
-
-def pretraining_data(cfg: Config) -> Dataset:
-    """The data of pretraining, and of the tasks on it, with the normalisation asked for.
-
-    Raises:
-        UserError: for a normalisation that is none.
-    """
-    return normalised_as(load_data(cfg.data), cfg.normalisation)
 
 
 def pretraining_split(cfg: Config, data: Dataset) -> Split:
@@ -150,11 +143,14 @@ def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretr
     Raises:
         UserError: for values that a constructor refuses.
     """
+    augment = instantiate(cfg.augment)
+    if Execution(**vars(cfg.trainer)).on(device).compile != "off":
+        augment.compile()
     return Pretraining(
         build_trainer(cfg, data, device),
         data,
         pretraining_split(cfg, data),
-        instantiate(cfg.augment),
+        augment,
         seed=cfg.seed,
         epochs=cfg.epochs,
         batch_size=cfg.batch_size,
@@ -166,4 +162,6 @@ def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretr
         log_every_steps=cfg.log_every_steps,
         log_limits=cfg.log_limits,
         checkpoint_every_epochs=cfg.checkpoint_every_epochs,
+        cache=Path(cfg.runs_dir) / ".cache",
+        profile=cfg.trainer.profile,
     )

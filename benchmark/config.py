@@ -63,6 +63,15 @@ class TurnsConfig:
 
 
 @dataclass
+class TrainerConfig:
+    """How a step is executed; see `benchmark.execution.Execution`."""
+
+    branches: str = MISSING
+    compile: str = MISSING
+    profile: bool = MISSING
+
+
+@dataclass
 class NormalisationConfig:
     """Mean and standard deviation of the pretraining data's colours; null for its own."""
 
@@ -94,6 +103,7 @@ class Config:
     mask_both_views: bool = MISSING
     unmasked_pair: bool = MISSING
     turns: TurnsConfig = field(default_factory=TurnsConfig)
+    update: str = MISSING
     mask_net: MaskNetConfig = field(default_factory=MaskNetConfig)
     encoder_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
     mask_optimiser: OptimiserConfig = field(default_factory=OptimiserConfig)
@@ -103,6 +113,8 @@ class Config:
     batch_size: int = MISSING
     drop_last: bool = MISSING
     batchnorm: str = MISSING
+    processes: int | None = None
+    sync_batchnorm: bool = MISSING
     precision: str = MISSING
     threads: int = MISSING
     control: str | None = None
@@ -114,6 +126,7 @@ class Config:
     controls: list[str] = MISSING
     probe: ProbeConfig = field(default_factory=ProbeConfig)
     device: str = MISSING
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
     residence: str = MISSING
     dry_run: bool = MISSING
     jobs: int | None = None

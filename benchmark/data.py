@@ -5,15 +5,15 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 
-import numpy as np
 import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
 from benchmark.contracts import Split
+from benchmark.packs.arrays import digest_of_blocks
 
 Colour = tuple[float, float, float]
 # Of each array of a split; a list of them where several stored splits are joined.
@@ -55,14 +55,6 @@ def digest(tensor: Tensor) -> str:
     """SHA-256 of type, shape and bytes."""
     array = tensor.contiguous().numpy()
     return digest_of_blocks(array.dtype, array.shape, [array])
-
-
-def digest_of_blocks(dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> str:
-    """The `digest` of an array that is read in contiguous blocks of rows."""
-    state = hashlib.sha256(f"{dtype.str} {shape} ".encode())
-    for block in blocks:
-        state.update(block.data)
-    return state.hexdigest()
 
 
 def digests(split: Split) -> dict[str, str]:

@@ -6,11 +6,14 @@ arithmetic is on whole numbers, hence the same bytes on every machine.
 
 from __future__ import annotations
 
+import gzip
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import torch
 from jaxtyping import Int
-from sklearn.datasets import load_digits
 from torch import Tensor
 
 from benchmark.contracts import Dataset, Split
@@ -26,9 +29,26 @@ _TRAIN = 1200  # of 1,797
 
 def samples(split: Literal["train", "test"]) -> tuple[Int[Tensor, "n 8 8"], Int[Tensor, "n"]]:
     """Ink from 0 to 16 and class of each digit; no digit is in both splits."""
-    source = load_digits()
-    part = slice(None, _TRAIN) if split == "train" else slice(_TRAIN, None)
-    return torch.from_numpy(source.images[part]).long(), torch.from_numpy(source.target[part])
+    with gzip.open(wheel_file("data/digits.csv.gz"), "rt") as file:
+        table = torch.from_numpy(np.loadtxt(file, np.int64, delimiter=","))
+    part = table[:_TRAIN] if split == "train" else table[_TRAIN:]
+    return part[:, :-1].unflatten(1, (_SIDE, _SIDE)), part[:, -1]
+
+
+def wheel_file(name: str) -> Path:
+    """A file of the data sets in scikit-learn, whose import would take longer than all the rest.
+
+    Raises:
+        UserError: if it is not there.
+    """
+    package = find_spec("sklearn")
+    for folder in (package and package.submodule_search_locations) or []:
+        if (file := Path(folder) / "datasets" / name).is_file():
+            return file
+    raise UserError(
+        f"scikit-learn's {name}, of which the embedded data sets are made, is not there; install a "
+        "wheel of scikit-learn from PyPI"
+    )
 
 
 def cover(

@@ -27,8 +27,8 @@ class Execution:
             warm; "batch" encodes them together, with BatchNorm for each view apart, which fills a
             GPU; "auto" is what is faster on the device.
         compile: mode of torch.compile for encoder, mask net and augmentation, in which
-            "reduce-overhead" records CUDA graphs; "off"; "auto" is "reduce-overhead" on a GPU and
-            "off" on a CPU, where it takes minutes and gains nothing.
+            "reduce-overhead" records CUDA graphs; "off"; "auto" is "default" on a GPU and "off" on
+            a CPU, where it takes minutes and gains nothing.
         profile: write a trace of some steps, see `benchmark.profiling`.
 
     Raises:
@@ -49,7 +49,7 @@ class Execution:
     def on(self, device: torch.device) -> Execution:
         """The same with what ``auto`` stands for on a device."""
         gpu = device.type == "cuda"
-        branches, mode = ("batch", "reduce-overhead") if gpu else ("loop", "off")
+        branches, mode = ("batch", "default") if gpu else ("loop", "off")
         return replace(
             self,
             branches=branches if self.branches == "auto" else self.branches,

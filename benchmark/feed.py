@@ -22,8 +22,9 @@ _AHEAD = 2  # batches gathered before they are needed
 
 @dataclass(frozen=True)
 class Samples:
-    """One batch of a split, on the device."""
+    """One batch of a split, on the device; ``index`` tells its places in the split."""
 
+    index: Int[Tensor, "b"]
     images: UInt8[Tensor, "b 3 H W"]
     labels: Int[Tensor, "b"] | None
     segments: UInt8[Tensor, "b H W"] | None
@@ -60,6 +61,8 @@ class Feed:
             residence = "device" if size <= _SHARE * free_memory(device) else "host"
         self.resident = residence == "device"
         self.device = device
+        # Where indices are wanted: fetching them from a GPU would wait for all that it has to do.
+        self.home = device if self.resident else torch.device("cpu")
         if self.resident:
             arrays = [None if array is None else array.to(device) for array in arrays]
         self._images, self._labels, self._segments, self._superpixels = arrays
@@ -70,13 +73,13 @@ class Feed:
 
     def take(self, index: Int[Tensor, "b"]) -> Samples:
         """The samples at ``index``, a tensor on any device."""
-        index = index.to(self.device if self.resident else "cpu")
+        index = index.to(self.home)
         arrays = [
             None if array is None else self._moved(array[index])
             for array in (self._images, self._labels, self._segments, self._superpixels)
         ]
         assert arrays[0] is not None
-        return Samples(arrays[0], *arrays[1:])
+        return Samples(self._moved(index), arrays[0], *arrays[1:])
 
     def batches(self, indices: Iterable[Int[Tensor, "_"]]) -> Iterator[Samples]:
         """The samples of each of ``indices`` in turn."""

@@ -11,11 +11,12 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark.contracts import Dataset, Split
+from benchmark.contracts import Dataset
 from benchmark.errors import UserError
 from benchmark.files import exclusive, remove_held
 from benchmark.packs.manifest import DamagedPackError, Recipe
-from benchmark.packs.pack import Pack, Part, assemble
+from benchmark.packs.opened import Pack, Part
+from benchmark.packs.pack import assemble
 from benchmark.packs.packing import nothing_new, prepare, state_of
 from benchmark.packs.workers import num_cores
 from benchmark.packs.writer import UnreadableError
@@ -57,8 +58,8 @@ def load(
         if cache_dir is None:
             with TemporaryDirectory() as temporary:
                 part = _part(Recipe("images", temporary, source, image_size), listing)
-                tensors = {array: getattr(part.split, array).clone() for array in part.digests}
-            parts[split] = replace(part, split=Split(**tensors))
+                copies = {name: array.copy() for name, array in part.arrays.items()}
+            parts[split] = replace(part, arrays=copies)
         else:
             recipe = Recipe("images", cache_dir, source, image_size)
             key = state_of(recipe, listing.folder, listing.paths())[:16]

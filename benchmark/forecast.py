@@ -10,6 +10,7 @@ import torch
 from rich.table import Column, Table
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmark import processes
 from benchmark.build import build_encoder, build_pretraining, build_task
 from benchmark.checkpoint import epochs_done
 from benchmark.config import Config
@@ -97,10 +98,11 @@ class Forecaster:
 
             def steps() -> None:
                 for step in range(cycle):
-                    batch = training.batch(0, step, index, training.feed.take(index))
+                    batch = training.batches.augmented(0, step, training.feed.take(index))
                     training.trainer.step(batch, step)
 
-            per_image = Work(flops, _timed(steps, training.device) / (count * cycle))
+            images = count * cycle * processes.started()  # by all of them in this time
+            per_image = Work(flops, _timed(steps, training.device) / images)
             self._epochs[run.hash8] = _times(per_image, training.images_per_epoch)
         return self._epochs[run.hash8]
 

@@ -36,7 +36,7 @@ def save_masks(folder: Path, training: Pretraining, data: Dataset) -> bool:
         training: the method's, after its last step.
         data: whose images are taken.
     """
-    batch = training.plain_batch(data.test or data.train, _IMAGES)
+    batch = training.batches.plain(data.test or data.train, _IMAGES, training.device)
     proposal = training.trainer.propose(batch)
     # What the encoder trains under where that is not what was proposed, as another image's masks.
     masks = proposal.masks if proposal.trained is None else proposal.trained
@@ -80,7 +80,10 @@ def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
 def _save_picture(
     path: Path, training: Pretraining, pixels: Tensor, masks: Tensor, hidden: Tensor
 ) -> None:
-    mean, std = (pixels.new_tensor(v).view(3, 1, 1) for v in (training.mean, training.std))
+    mean, std = (
+        pixels.new_tensor(v).view(3, 1, 1)
+        for v in (training.batches.data.mean, training.batches.data.std)
+    )
     tiles = []
     for i in range(min(_SHOWN, len(pixels))):
         tiles.append(pixels[i])

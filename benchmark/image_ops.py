@@ -145,7 +145,8 @@ def _blend_in_turn(
     turns_by_place = (turn.view(-1, 3, 1, 1, 1).unbind(1) for turn in turns)
     for factor, contrast, saturation in zip(*turns_by_place, strict=True):
         grey = _grey(pixels)
-        target = torch.addcmul(contrast * grey.mean((2, 3), keepdim=True), saturation, grey)
+        mean = contrast * grey.mean((2, 3), keepdim=True)
+        target = grey.mul_(saturation).add_(mean)
         pixels = torch.lerp(target, pixels, factor).clamp_(0, 1)
     return pixels
 
@@ -160,12 +161,13 @@ def shift_hue(pixels: Images, shift: Float[Tensor, "b"]) -> Images:
     # their formulas agree.
     below_g = (value - g).sign_()
     below_r = (value - r).sign_()
-    hue = torch.lerp(b - r + 2 * chroma, r - g + 4 * chroma, below_g)
+    from_g, from_b = (b - r).add_(chroma, alpha=2), (r - g).add_(chroma, alpha=4)
+    hue = torch.lerp(from_g, from_b, below_g)
     hue = torch.lerp(g - b, hue, below_r)
-    turns = hue / (6 * chroma).clamp_(min=torch.finfo(chroma.dtype).tiny)
+    turns = hue.div_((6 * chroma).clamp_(min=torch.finfo(chroma.dtype).tiny))
     turns += shift[:, None, None] + 1  # from -1/6 - 1/2 at least, so frac() sees no negative
-    hue = turns.frac_() * 6
-    red = ((hue - 3).abs_() - 1).clamp_(0, 1)
+    hue = turns.frac_().mul_(6)
+    red = (hue - 3).abs_().sub_(1).clamp_(0, 1)
     green = (2 - (hue - 2).abs_()).clamp_(0, 1)
     blue = (2 - (hue - 4).abs_()).clamp_(0, 1)
     return torch.stack([torch.addcmul(lowest, chroma, c) for c in (red, green, blue)], dim=1)
@@ -185,18 +187,22 @@ def gaussian_blur(pixels: Images, sigma: Float[Tensor, "b"], taps: int) -> Image
     """Blur with an odd number of taps and reflected borders; a ``sigma`` of 0 changes nothing."""
     offsets = torch.arange(taps, device=pixels.device) - taps // 2
     kernel = ((offsets / sigma.clamp(min=1e-3)[:, None]).square() / -2).softmax(dim=1)
-    rows, columns = (_bands(kernel, offsets, size) for size in pixels.shape[2:])
-    return _separable(pixels, rows, columns)
+    return _correlate(_correlate(pixels, kernel, dim=2), kernel, dim=3).clamp_(0, 1)
 
 
-def _bands(
-    kernel: Float[Tensor, "b t"], offsets: Int[Tensor, "t"], size: int
-) -> Float[Tensor, "b {size} {size}"]:
-    """The kernel as a matrix for one axis; taps beyond a border are reflected at it."""
-    index = torch.arange(size, device=kernel.device)
-    source = (size - 1) - ((size - 1) - (index + offsets[:, None]).abs()).abs()
-    taken = (source[..., None] == index).to(kernel.dtype)
-    return torch.mm(kernel, taken.flatten(1)).view(-1, size, size)
+def _correlate(pixels: Images, kernel: Float[Tensor, "b t"], dim: Literal[2, 3]) -> Images:
+    """Slide each image's own kernel along rows (2) or columns (3), reflected at the borders.
+
+    A sum of shifted images: a matrix product would multiply mostly with zeros.
+    """
+    size, around = pixels.shape[dim], kernel.shape[1] // 2
+    padding = (0, 0, around, around) if dim == 2 else (around, around, 0, 0)
+    padded = F.pad(pixels, padding, mode="reflect")
+    first, *others = kernel.view(*kernel.shape, 1, 1, 1).unbind(1)
+    total = padded.narrow(dim, 0, size) * first
+    for start, weight in enumerate(others, start=1):
+        total.addcmul_(padded.narrow(dim, start, size), weight)
+    return total
 
 
 def flip(pixels: Images, chosen: Bool[Tensor, "b"]) -> Images:

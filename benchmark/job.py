@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,8 @@ from typing import Any
 import torch
 import yaml
 
-from benchmark.build import (
-    build_encoder,
-    build_pretraining,
-    build_task,
-    load_data,
-    pretraining_data,
-)
+from benchmark import processes
+from benchmark.build import build_encoder, build_pretraining, build_task
 from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Dataset, Encoder, SavedMasks
@@ -26,7 +23,8 @@ from benchmark.files import exclusive, read_json, sha256_of, write_json, write_t
 from benchmark.foreign import load_foreign
 from benchmark.gallery import MASKS_FILE, load_masks, save_masks
 from benchmark.hashing import protocol_id
-from benchmark.plan import Planned
+from benchmark.metrics import NonFiniteLossError
+from benchmark.plan import Planned, Planner
 from benchmark.pretrain import Pretraining, Report
 from benchmark.progress import Emit, Event
 from benchmark.provenance import collect, git_state
@@ -34,11 +32,20 @@ from benchmark.resolve import resolve_device
 from benchmark.runs import PlannedTask, Run, identity
 
 
-def execute(planned: Planned, emit: Emit) -> bool:
+def execute(planned: Planned, emit: Emit, planner: Planner | None = None) -> bool:
     """Run to the end; returns whether it succeeded.
 
     A failure is told, kept in the run's error file, and left to the caller to count: the other
-    runs of a sweep go on.
+    runs of a sweep go on. Of several processes that train it together, the first one does all the
+    rest.
+
+    Args:
+        planned: the run.
+        emit: is told how it goes.
+        planner: who planned it, and has the data sets; without, they are loaded when needed.
+
+    Raises:
+        SystemExit: if this one of several processes failed in training. That ends all of them.
     """
     run = planned.run
 
@@ -46,48 +53,76 @@ def execute(planned: Planned, emit: Emit) -> bool:
         emit(Event(run.name, text, finished=finished))
 
     try:
-        with exclusive(run.folder, lambda: say("another process is at this run; waiting for it")):
-            run.error_file.unlink(missing_ok=True)
-            _Job(planned, emit, say).run()
+        with ExitStack() as held:
+            processes.once(lambda: _take(run, held, say))
+            _Job(planned, emit, say, planner or Planner()).run()
     except Exception as error:
-        trace = traceback.format_exc()
-        try:
-            write_text(run.error_file, trace)
-        except OSError as full:  # the disk, as a rule; then the trace is all there is
-            say(f"{run.error_file} could not be written ({full.strerror}):\n{trace}")
-        say(f"FAILED: {str(error) or type(error).__name__} (see {run.error_file})", finished=True)
+        apart = isinstance(error, processes.ApartError)
+        if processes.rank() == 0 or apart:
+            _tell(run, error, say, traceback.format_exc())
+        if apart:
+            raise SystemExit(1) from error
         return False
     return True
+
+
+def _take(run: Run, held: ExitStack, say: Callable[..., None]) -> None:
+    """Hold the run's folder, and forget the failure of an earlier attempt."""
+    waiting = "another process is at this run; waiting for it"
+    held.enter_context(exclusive(run.folder, lambda: say(waiting)))
+    run.error_file.unlink(missing_ok=True)
+
+
+def _tell(run: Run, error: Exception, say: Callable[..., None], trace: str) -> None:
+    """Report a failure and keep its trace."""
+    words = f"FAILED: {str(error) or type(error).__name__} (see {run.error_file})"
+    apart = isinstance(error, processes.ApartError)
+    if apart and run.error_file.exists():  # that is the cause, and this what came of it
+        return
+    try:
+        write_text(run.error_file, trace)
+    except OSError as full:  # the disk, as a rule; then the trace is all there is
+        say(f"{run.error_file} could not be written ({full.strerror}):\n{trace}")
+    if apart:
+        print(words, file=sys.stderr)  # only the first process has a display
+    else:
+        say(words, finished=True)
 
 
 class _Job:
     """The stages of one run, in its folder."""
 
-    def __init__(self, planned: Planned, emit: Emit, say: Callable[..., None]) -> None:
+    def __init__(
+        self, planned: Planned, emit: Emit, say: Callable[..., None], planner: Planner
+    ) -> None:
         self.run_plan: Run = planned.run
         self.cfg: Config = planned.cfg
         self.emit = emit
         self.say = say
+        self.planner = planner
         self.device = resolve_device(planned.cfg.device)
-        self._data: Dataset | None = None
+        if self.device.index is not None:  # what is put on "cuda" goes there too
+            torch.cuda.set_device(self.device)
 
     @property
     def data(self) -> Dataset:
         """The pretraining data, loaded when first needed."""
-        if self._data is None:
-            self._data = pretraining_data(self.cfg)
-            _same_data(self._data.name, self._data.train_fingerprint, self.run_plan.fingerprint)
-        return self._data
+        data = self.planner.data(self.cfg)
+        _same_data(data.name, data.train_fingerprint, self.run_plan.fingerprint)
+        return data
 
     def run(self) -> None:
         """Every stage whose output is not there yet."""
         torch.set_num_threads(self.cfg.threads)
         torch.backends.cudnn.deterministic = True
-        encoder_sha256 = self._finished_pretraining()
-        reused = ["pretraining"] if encoder_sha256 else []
-        if not encoder_sha256:
-            encoder_sha256 = self._pretrain()
-        elif self._hides and not (self._masks_folder / MASKS_FILE).exists():
+        finished = processes.once(self._finished_pretraining)
+        encoder_sha256 = finished or self._pretrain()
+        reused = ["pretraining"] if finished else []
+        processes.once(lambda: self._finish(encoder_sha256, reused))
+
+    def _finish(self, encoder_sha256: str, reused: list[str]) -> None:
+        """What comes after pretraining; ``reused`` is what was there before."""
+        if self._hides and not (self._masks_folder / MASKS_FILE).exists():
             self._restore_masks()
         todo = []
         for task in self.run_plan.tasks:
@@ -128,24 +163,39 @@ class _Job:
         return bool(read_json(self.run_plan.pretraining_file).get("hides"))
 
     def _pretrain(self) -> str:
-        run, cfg, folder = self.run_plan, self.cfg, self.run_plan.folder
-        config = yaml.safe_dump({"run": identity(run), **asdict(cfg)}, sort_keys=False)
-        write_text(folder / "config.yaml", config)
-        commit, dirty = self._note_attempt()
-        cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
-        hides = False
+        processes.once(self._note_attempt)
         training = None
-        if cfg.checkpoint is not None or cfg.control == "untrained":
+        cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
+        if self.cfg.checkpoint is None and self.cfg.control != "untrained":
+            training, cost = self._train()
+        return processes.once(lambda: self._keep(training, cost))
+
+    def _train(self) -> tuple[Pretraining, dict[str, Any]]:
+        """Pretrain, in all processes; returns what was trained and the cost."""
+        try:
+            training = build_pretraining(self.cfg, self.data, self.device)
+            report = self._report_training(training.steps)
+            return training, training.run(self.run_plan.folder, self._owner, report)
+        except NonFiniteLossError:  # all processes find it in the same step
+            raise
+        except Exception as error:
+            if processes.count() == 1:
+                raise
+            place = f"process {processes.rank()} of {processes.count()}"
+            raise processes.ApartError(f"{place}: {str(error) or type(error).__name__}") from error
+
+    def _keep(self, training: Pretraining | None, cost: dict[str, Any]) -> str:
+        """Write the product of pretraining, and its record last; returns the encoder's checksum."""
+        run, cfg = self.run_plan, self.cfg
+        if training is not None:
+            encoder = training.trainer.encoder
+        else:
             encoder = build_encoder(cfg)
             if cfg.checkpoint is not None:
                 load_foreign(Path(cfg.checkpoint), cfg.format or "", encoder)
-        else:
-            training = build_pretraining(self.cfg, self.data, self.device)
-            cost = training.run(folder, self._owner, self._report_training(training.steps))
-            encoder = training.trainer.encoder
         save_encoder(run.encoder_file, encoder)
-        if training is not None:
-            hides = self._save_masks(training)
+        hides = training is not None and self._save_masks(training)
+        commit, dirty = git_state()
         encoder_sha256 = sha256_of(run.encoder_file)
         write_json(
             run.pretraining_file,
@@ -190,12 +240,14 @@ class _Job:
             )
         self._save_masks(training)
 
-    def _note_attempt(self) -> tuple[str | None, bool]:
-        """Add this attempt's surroundings to the run's provenance; returns the code's state."""
-        file = self.run_plan.folder / "provenance.json"
+    def _note_attempt(self) -> None:
+        """Write the configuration, and add this attempt's surroundings to the provenance."""
+        run, folder = self.run_plan, self.run_plan.folder
+        config = yaml.safe_dump({"run": identity(run), **asdict(self.cfg)}, sort_keys=False)
+        write_text(folder / "config.yaml", config)
+        file = folder / "provenance.json"
         attempts = read_json(file)["attempts"] if file.exists() else []
         write_json(file, {"attempts": [*attempts, collect(str(self.device))]})
-        return git_state()
 
     def _report_training(self, steps: int) -> Report:
         def report(text: str, step: int, epoch_ended: bool) -> None:
@@ -211,7 +263,7 @@ class _Job:
     def _evaluate(self, task: PlannedTask, encoder_sha256: str) -> None:
         started = time.monotonic()
         node = self.cfg.tasks[task.name]
-        data = load_data(node["data"]) if node.get("data") else self.data
+        data = self.planner.task_data(self.cfg, task.name)
         _same_data(data.name, data.fingerprint, task.fingerprint)
         protocol = build_task(node)
         of_masks = protocol.scores == "masks"

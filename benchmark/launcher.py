@@ -10,13 +10,14 @@ from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
+from benchmark import processes
 from benchmark.files import write_text
-from benchmark.plan import Planned
+from benchmark.plan import Planned, Planner
 from benchmark.progress import Emit, Event
 from benchmark.resolve import resolve_device
 
 # glibc returns freed memory at once and faults it in again at each step: a third of the time.
-_ALLOCATOR = {
+ALLOCATOR = {
     "MALLOC_MMAP_MAX_": "0",
     "MALLOC_TRIM_THRESHOLD_": "17179869184",
     "MALLOC_TOP_PAD_": "268435456",
@@ -31,7 +32,9 @@ class _Worker:
 
 
 def default_jobs(planned: Planned) -> int:
-    """As many runs at a time as there are cores for their threads; one on a GPU."""
+    """As many runs at a time as there are cores for their threads; one on a GPU or on several."""
+    if processes.started() > 1:
+        return 1
     if planned.cfg.jobs is not None:
         return planned.cfg.jobs
     if resolve_device(planned.cfg.device).type == "cuda":
@@ -44,7 +47,10 @@ def launch(plans: Sequence[Planned], jobs: int, emit: Emit) -> None:
 
     Whether a run succeeded is read from its result files, not from its process.
     """
-    os.environ.update({k: v for k, v in _ALLOCATOR.items() if k not in os.environ})
+    if processes.started() > 1:
+        _one_by_one(plans, emit)
+        return
+    os.environ.update({k: v for k, v in ALLOCATOR.items() if k not in os.environ})
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.job"])
     # A terminal's Ctrl-C is this process' to handle: the server and its children ignore it.
@@ -68,6 +74,15 @@ def launch(plans: Sequence[Planned], jobs: int, emit: Emit) -> None:
         for worker in workers:
             worker.process.terminate()
             worker.process.join()
+
+
+def _one_by_one(plans: Sequence[Planned], emit: Emit) -> None:
+    """In this process, which shares every run with the others that were started."""
+    from benchmark.job import execute
+
+    planner = Planner()
+    for planned in plans:
+        execute(planned, emit, planner)
 
 
 def _start(context: mp.context.ForkServerContext, planned: Planned) -> _Worker:

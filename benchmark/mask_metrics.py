@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Integer, Num, UInt8
-from sklearn.metrics import adjusted_rand_score
 
 Labels = Integer[np.ndarray, "n h w"]  # 0 is the background, or no slot
 Masks = UInt8[np.ndarray, "n k h w"]  # 255 is fully hidden
@@ -80,6 +79,8 @@ def slot_labels(masks: Num[np.ndarray, "n k h w"]) -> Labels:
 
 def rand_index(prediction: Labels, segments: Labels, foreground: bool) -> float:
     """Adjusted Rand index, on the pixels of objects alone if ``foreground``."""
+    from sklearn.metrics import adjusted_rand_score  # here, as scikit-learn takes long to import
+
     pairs = ((s, p) for s, p in zip(segments, prediction, strict=True))
     if foreground:
         pairs = ((s[s > 0], p[s > 0]) for s, p in pairs)

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from benchmark.processes import averaged
 from benchmark.trainer import Terms
 
 
@@ -58,13 +59,15 @@ class StepBuffer:
     def drain(self) -> list[tuple[int, dict[str, Any]]]:
         """Terms of the steps since the last call, each step's own, as numbers and lists.
 
+        They are means over the processes, and so of the whole batch.
+
         Raises:
             NonFiniteLossError: naming the first step and term that is not finite.
         """
         if not self._steps:
             return []
         flat = torch.cat([value.flatten().float() for _, t in self._steps for value in t.values()])
-        values = iter(flat.tolist())
+        values = iter(averaged(flat).tolist())
         drained = []
         for step, terms in self._steps:
             line: dict[str, Any] = {}

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
-from timm.optim.lars import Lars
 from torch import Tensor, nn
 
 from benchmark.errors import UserError
@@ -56,7 +55,7 @@ def build_lars(
     weight_decay: float,
     trust_coefficient: float,
     clip: bool,
-) -> Lars:
+) -> torch.optim.Optimizer:
     """Build timm's Lars with the settings under which it equals the LARS of the ADIOS code.
 
     Parameters of one dimension get neither weight decay nor adaptation. The others are adapted
@@ -70,6 +69,8 @@ def build_lars(
         trust_coefficient: length of the adapted gradient as a share of the weights' length.
         clip: adapt downwards only: no step is longer than that of SGD.
     """
+    from timm.optim.lars import Lars  # here, as timm takes long to import and few runs use LARS
+
     split = []
     for group in groups:
         matrices, vectors = by_dimension(group, weight_decay)

@@ -108,6 +108,7 @@ class Planner:
             tasks=tasks,
             skipped=skipped,
             varied=tuple(varied),
+            update=cfg.update if trainer.mask_optimiser is not None else "alternating",
         )
         return Planned(run, cfg)
 
@@ -243,7 +244,15 @@ def _check_batches(cfg: Config, count: int, name: str) -> None:
             f"batch_size={cfg.batch_size} exceeds the {count} training images of {name}; choose "
             "at most that many"
         )
-    if not cfg.drop_last and count % cfg.batch_size == 1:
+    last, processes = count % cfg.batch_size, cfg.processes or 1
+    if cfg.drop_last or not last:
+        return
+    if last % processes:
+        raise UserError(
+            f"drop_last=false leaves a batch of {last} of the {count} images, which {processes} "
+            f"processes cannot share out; choose another batch_size than {cfg.batch_size}"
+        )
+    if last == processes:
         raise UserError(
             f"drop_last=false leaves a batch of one of the {count} images, which BatchNorm cannot "
             f"use; choose another batch_size than {cfg.batch_size}"
@@ -261,6 +270,7 @@ def _own_payload(cfg: Config, payload: dict[str, Any], trainer: Trainer) -> dict
         del own["objective"]
     if trainer.mask_optimiser is None:
         del own["mask_optimiser"], own["turns"]
+        own.pop("update", None)
     return own
 
 

@@ -35,11 +35,13 @@ from benchmark.config import CONFIG_MODULE, compose, one_sentence
 from benchmark.errors import UserError
 from benchmark.instantiate import instantiate, target
 from benchmark.packs.manifest import MANIFEST, DamagedPackError, Recipe
-from benchmark.packs.pack import Pack, load
+from benchmark.packs.opened import Pack
 from benchmark.packs.packing import prepare
 from benchmark.packs.workers import num_cores
 from benchmark.progress import Display
 
+# By name, as torch takes seconds to import and only opening a pack as a data set needs it.
+_LOADER = "benchmark.packs.pack.load"
 _KEYS = {
     "prepare": ("data", "data_dir", "source", "workers", "trust", "replace"),
     "verify": ("data", "data_dir"),
@@ -88,7 +90,7 @@ def _prepare(given: dict[str, str]) -> int:
     workers = _count(given, "workers", num_cores())
     flags = {key: _flag(given, key) for key in ("trust", "replace")}
     node = _data_node(given)
-    if target(node) is not load:
+    if not _is_packed(node):
         print(f"data={given['data']} needs no preparing")
         return 0
     recipe = _recipe(_plain(node))
@@ -110,7 +112,7 @@ def _prepare(given: dict[str, str]) -> int:
 def _verify(given: dict[str, str]) -> int:
     if "data" in given:
         node = _data_node(given)
-        if target(node) is not load:
+        if not _is_packed(node):
             raise UserError(f"data={given['data']} has no pack; {_choices()}")
         folders = [_recipe(_plain(node)).folder]
         if not (folders[0] / MANIFEST).exists():
@@ -190,6 +192,18 @@ def _data_node(given: dict[str, str]) -> DictConfig:
     return node
 
 
+def _is_packed(node: DictConfig) -> bool:
+    """Whether the data set is read from a pack.
+
+    Raises:
+        UserError: if it is read by nothing.
+    """
+    if node.get("_target_") == _LOADER:
+        return True
+    target(node)  # refuses what is no node
+    return False
+
+
 def _plain(node: DictConfig) -> dict[str, Any]:
     with one_sentence():
         plain = OmegaConf.to_container(node, resolve=True, throw_on_missing=True)
@@ -228,7 +242,7 @@ def _options(data_dir: Path) -> Iterator[tuple[str, DictConfig]]:
     folder = Path(str(importlib.resources.files(CONFIG_MODULE))) / "data"
     for file in sorted(folder.glob("*.yaml")):
         root = OmegaConf.create({"data": OmegaConf.load(file), "data_dir": str(data_dir)})
-        if target(root.data) is load:
+        if root.data.get("_target_") == _LOADER:
             yield file.stem, root.data
 
 

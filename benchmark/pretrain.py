@@ -2,75 +2,36 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from jaxtyping import Int
-from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from benchmark import processes
 from benchmark.augment import Augment
+from benchmark.batches import Batches
 from benchmark.checkpoint import load_checkpoint, save_checkpoint
-from benchmark.contracts import Batch, Dataset, Split
-from benchmark.feed import Feed, Samples
+from benchmark.contracts import Dataset, Split
+from benchmark.cost import Cost, cost_per_image
+from benchmark.feed import Feed
 from benchmark.metrics import MetricsLog, StepBuffer
 from benchmark.optim import set_learning_rate
-from benchmark.schedule import warmup_cosine
-from benchmark.streams import Streams, permutation
+from benchmark.profiling import StepProfiler, section
+from benchmark.schedule import Schedule
+from benchmark.streams import permutation
+from benchmark.superpixel_cache import with_superpixels
 from benchmark.trainer import Trainer
-from benchmark.views import normalise, plain_segments, plain_view
 
 # Called as report(state in words, steps done, whether an epoch has ended).
 Report = Callable[[str, int, bool], None]
 
 # Terms that the display shows as means over the epoch so far, and how.
 _SHOWN = {"loss": "loss {:.2f}", "mask_loss": "mask {:.2f}", "probe": "probe {:.1f}%"}
-
-
-@dataclass(frozen=True)
-class Cost:
-    """Cost of training on one image.
-
-    Attributes:
-        encoder_forwards: images that the encoder sees, the teacher's not counted.
-        flops: floating-point operations.
-    """
-
-    encoder_forwards: float
-    flops: float
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """Learning rates of both players.
-
-    Attributes:
-        per: "epoch" or "step", the tick with which the rate changes.
-        warmup_epochs: linear warm-up.
-        warmup_start_lr: rate at the first tick of the warm-up.
-    """
-
-    per: str
-    warmup_epochs: float
-    warmup_start_lr: float
-
-    def rate(self, base: float, *, step: int, steps_per_epoch: int, epochs: int) -> float:
-        """The rate of a step."""
-        ticks_per_epoch = steps_per_epoch if self.per == "step" else 1
-        return warmup_cosine(
-            step if self.per == "step" else step // steps_per_epoch,
-            base=base,
-            start=self.warmup_start_lr,
-            warmup=round(self.warmup_epochs * ticks_per_epoch),
-            total=epochs * ticks_per_epoch,
-        )
 
 
 class Pretraining:
@@ -93,6 +54,9 @@ class Pretraining:
         log_limits: log the losses without a mask and with everything hidden beside those of
             the slots.
         checkpoint_every_epochs: epochs between checkpoints.
+        cache: folder of superpixels, for a method that asks for those of un-augmented images; None
+            to find them again in every epoch.
+        profile: write where the time of some steps goes.
     """
 
     def __init__(
@@ -113,9 +77,10 @@ class Pretraining:
         log_every_steps: int,
         log_limits: bool,
         checkpoint_every_epochs: int,
+        cache: Path | None = None,
+        profile: bool = False,
     ) -> None:
         self.trainer = trainer
-        self.augment = augment
         self.seed = seed
         self.epochs = epochs
         self.batch_size = batch_size
@@ -125,83 +90,33 @@ class Pretraining:
         self.log_every_steps = log_every_steps
         self.log_limits = log_limits
         self.checkpoint_every_epochs = checkpoint_every_epochs
-        self.feed = Feed(
-            split, device, segments="segments" in trainer.method.needs, residence=residence
-        )
-        self.mean, self.std = data.mean, data.std
-        self.view_size, self.view = data.view_size, data.view
+        self.residence = residence
+        self.cache = cache
+        self.profile = profile
+        self.split = split
+        self.fingerprint = data.train_fingerprint
+        self.feed = self._feed(split)
         count = len(split)
         self.steps_per_epoch = count // batch_size if drop_last else math.ceil(count / batch_size)
+        self.batches = Batches(
+            data, augment, trainer.method.segmenter, seed=seed, epochs=epochs, steps=self.steps
+        )
 
     @property
     def steps(self) -> int:
         """Steps of the whole training."""
         return self.epochs * self.steps_per_epoch
 
-    def batch(self, epoch: int, step: int, index: Int[Tensor, "b"], samples: Samples) -> Batch:
-        """Two augmented views of ``samples``, whose places in the split are ``index``."""
-        streams = Streams(self.seed, epoch, index)
-        pixels = [self.augment(samples.images, streams, view) for view in range(2)]
-        segments = None
-        if (objects := samples.segments) is not None:
-            segments = torch.stack([self.augment.segments(objects, streams, v) for v in range(2)])
-        return Batch(
-            views=torch.stack([normalise(p, self.mean, self.std) for p in pixels]),
-            pixels=torch.stack(pixels),
-            index=index,
-            labels=samples.labels,
-            segments=segments,
-            progress=step / max(self.steps, 1),
-            streams=streams,
-        )
-
-    def plain_batch(self, split: Split, count: int) -> Batch:
-        """The first images of a split as they are, as both views, at the end of training."""
-        index = torch.arange(min(count, len(split)))
-        images = split.images[: len(index)].to(self.device)
-        pixels = plain_view(images, self.view_size, self.view).expand(2, -1, -1, -1, -1)
-        segments = None
-        if split.segments is not None:
-            objects = plain_segments(split.segments[: len(index)], self.view_size, self.view)
-            segments = objects.long().to(self.device).expand(2, -1, -1, -1)
-        return Batch(
-            views=normalise(pixels[0], self.mean, self.std).expand(2, -1, -1, -1, -1),
-            pixels=pixels,
-            index=index.to(self.device),
-            labels=None,
-            segments=segments,
-            progress=1.0,
-            streams=Streams(self.seed, self.epochs, index.to(self.device)),
-        )
-
     def cost_per_image(self) -> Cost:
-        """What a training step costs on average, counted on copies with two images."""
-        parts = {
-            name: copy.deepcopy(getattr(self.trainer, name))
-            for name in ("encoder", "objective", "method")
-        }
-        rehearsal = replace(self.trainer, **parts, probe=None)
-        # The optimisers hold the originals' parameters, which get no gradient here.
-        rehearsal.encoder_optimiser = torch.optim.SGD(parts["encoder"].parameters(), lr=0.0)
-        if rehearsal.mask_optimiser is not None:
-            rehearsal.mask_optimiser = torch.optim.SGD(parts["method"].parameters(), lr=0.0)
+        """What training on one image costs."""
         index = torch.arange(2, device=self.device)
-        batch = self.batch(0, 0, index, self.feed.take(index))
-        forwards = 0
-
-        def count(*_: object) -> None:
-            nonlocal forwards
-            forwards += 1
-
-        parts["encoder"].register_forward_pre_hook(count)
-        cycle = self.trainer.turns.encoder_steps  # after which the players' turns repeat
-        with FlopCounterMode(display=False) as counter:
-            for step in range(cycle):
-                rehearsal.step(batch, step)
-        return Cost(forwards / cycle, float(counter.get_total_flops()) / (2 * cycle))
+        return cost_per_image(self.trainer, self.batches.augmented(0, 0, self.feed.take(index)))
 
     def run(self, folder: Path, owner: str, report: Report) -> dict[str, Any]:
         """Train to the end; returns the cost.
+
+        Several processes go through the same steps, each with its share of every batch; the first
+        of them writes what there is to write.
 
         Args:
             folder: of the run; gets ``metrics.jsonl`` and ``checkpoints/``.
@@ -209,11 +124,19 @@ class Pretraining:
             report: is told how training goes.
 
         Raises:
-            NonFiniteLossError: if a loss is not finite.
+            NonFiniteLossError: if a loss is not finite; then in all processes.
         """
+        self._find_superpixels(report)
         checkpoints = folder / "checkpoints"
         first_epoch, position = load_checkpoint(checkpoints, owner, self.trainer)
-        log = MetricsLog(folder / "metrics.jsonl", position.get("metrics_bytes", 0))
+        if first_epoch != (theirs := processes.agreed(first_epoch)):
+            raise ValueError(
+                f"process {processes.rank()} finds epoch {first_epoch} in {checkpoints}, the first "
+                f"one epoch {theirs}; runs_dir must be a folder that all of them share"
+            )
+        log = None
+        if processes.rank() == 0:
+            log = MetricsLog(folder / "metrics.jsonl", position.get("metrics_bytes", 0))
         cost = self.cost_per_image() if self.steps else Cost(0.0, 0.0)
         seconds_before = float(position.get("seconds", 0.0))
         started = time.monotonic()
@@ -221,15 +144,52 @@ class Pretraining:
         def seconds() -> float:
             return seconds_before + time.monotonic() - started
 
+        profiler = self._profiler(folder, cost)
+        after_step = profiler.after_step if profiler is not None else lambda: None
         try:
             for epoch in range(first_epoch, self.epochs):
-                self._epoch(epoch, log, cost, seconds, report)
-                if (epoch + 1) % self.checkpoint_every_epochs == 0 or epoch + 1 == self.epochs:
+                self._epoch(epoch, log, cost, seconds, report, after_step)
+                due = (epoch + 1) % self.checkpoint_every_epochs == 0 or epoch + 1 == self.epochs
+                if due and log is not None:
                     state = {"metrics_bytes": log.flush(), "seconds": seconds()}
                     save_checkpoint(checkpoints, owner, self.trainer, epoch + 1, state)
+            if profiler is not None:
+                profiler.close()
         finally:
-            log.close()
+            if log is not None:
+                log.close()
         return self._cost(self.steps, cost, seconds())
+
+    def _profiler(self, folder: Path, cost: Cost) -> StepProfiler | None:
+        if not self.profile or processes.rank() > 0:
+            return None
+        images = self.batch_size // processes.count()
+        return StepProfiler(
+            folder / "profile", self.device, images=images, flops=images * cost.flops
+        )
+
+    def _find_superpixels(self, report: Report) -> None:
+        """Have the superpixels that the method asks for at hand; the first process makes them."""
+        segmenter, folder = self.trainer.method.segmenter, self.cache
+        if segmenter is None or folder is None:
+            return
+
+        def found() -> Split:
+            return with_superpixels(
+                self.split,
+                segmenter,
+                folder=folder,
+                fingerprint=self.fingerprint,
+                device=self.device,
+                report=lambda done: report(f"superpixels {done}/{len(self.split)}", 0, False),
+            )
+
+        processes.once(lambda: found() and None)
+        self.feed = self._feed(found())
+
+    def _feed(self, split: Split) -> Feed:
+        segments = "segments" in self.trainer.method.needs
+        return Feed(split, self.device, segments=segments, residence=self.residence)
 
     def _cost(self, steps: int, per_image: Cost, seconds: float) -> dict[str, Any]:
         epochs, rest = divmod(steps, max(self.steps_per_epoch, 1))
@@ -248,35 +208,44 @@ class Pretraining:
     def _epoch(
         self,
         epoch: int,
-        log: MetricsLog,
+        log: MetricsLog | None,
         per_image: Cost,
         seconds: Callable[[], float],
         report: Report,
+        after_step: Callable[[], None],
     ) -> None:
-        order = permutation(self.seed, "order", epoch, len(self.feed), self.device)
-        indices = order.split(self.batch_size)[: self.steps_per_epoch]
+        order = permutation(self.seed, "order", epoch, len(self.feed), self.feed.home)
+        batches = order.split(self.batch_size)[: self.steps_per_epoch]
+        indices = [processes.share(batch) for batch in batches]
         buffer = StepBuffer()
         seen: dict[str, list[float]] = defaultdict(list)
         started = time.monotonic()
-        turns = zip(indices, self.feed.batches(indices), strict=True)
-        for i, (index, samples) in enumerate(turns):
+        for i, samples in enumerate(self.feed.batches(indices)):
             step = epoch * self.steps_per_epoch + i
             rates = self._set_rates(step)
             ended = i + 1 == self.steps_per_epoch
             logged = ended or (i + 1) % self.log_every_steps == 0
-            batch = self.batch(epoch, step, index, samples)
+            with section("input"):
+                batch = self.batches.augmented(epoch, step, samples)
             terms = self.trainer.step(batch, step, diagnose=logged and self.log_limits)
             buffer.add(step, terms)
-            if not logged:
-                continue
-            drained = buffer.drain()
-            for name in _SHOWN:
-                seen[name] += [line[name] for _, line in drained if name in line]
-            cost = self._cost(step + 1, per_image, seconds())
-            log.write({"epoch": epoch, "step": step, "lr": rates, **drained[-1][1], **cost})
-            speed = (i + 1) * self.batch_size / (time.monotonic() - started)
-            means = {name: sum(values) / len(values) for name, values in seen.items() if values}
-            report(self._line(epoch, means, speed, step), step + 1, ended)
+            if logged:
+                with section("log"):
+                    drained = buffer.drain()
+                    cost = self._cost(step + 1, per_image, seconds())
+                    line = {"epoch": epoch, "step": step, "lr": rates, **drained[-1][1], **cost}
+                    if log is not None:
+                        log.write(line)
+                    for name in _SHOWN:
+                        seen[name] += [terms[name] for _, terms in drained if name in terms]
+                    means = {name: sum(all_) / len(all_) for name, all_ in seen.items() if all_}
+                    speed = (i + 1) * self.batch_size / (time.monotonic() - started)
+                    report(self._line(epoch, means, speed, step), step + 1, ended)
+            after_step()
+        # Without sync_batchnorm running statistics differ, and one process will save them for all.
+        nets = (self.trainer.encoder, self.trainer.objective, self.trainer.method)
+        norms = [m for net in nets for m in net.modules() if isinstance(m, _BatchNorm)]
+        processes.average_buffers(norms)
 
     def _set_rates(self, step: int) -> list[float]:
         rates = [

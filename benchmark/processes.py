@@ -215,7 +215,9 @@ def joined() -> Iterator[None]:
     # Tensors go through the backend of the device on which they are.
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     dist.init_process_group(backend, timeout=_TIMEOUT)
-    _messages = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    messages = dist.new_group(backend="gloo", timeout=_PATIENCE)
+    assert isinstance(messages, dist.ProcessGroup)
+    _messages = messages
     yield
     dist.barrier(_messages)
     dist.destroy_process_group()
@@ -236,5 +238,6 @@ def _read_scheduler() -> None:
             f"this is one of {tasks} tasks of a job, which find each other by submitit, and that "
             "is missing; pip install submitit"
         ) from error
+    environment.setdefault("SUBMITIT_EXECUTOR", "slurm")  # which submitit's own jobs are told
     # Which devices a task sees is the scheduler's to say.
     TorchDistributedEnvironment().export(set_cuda_visible_devices=False, overwrite=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -53,6 +54,8 @@ class StepProfiler:
         self._steps += 1
         if self._steps == _SKIPPED:
             self._wait()
+            # It would write notes into the display of progress.
+            os.environ.setdefault("KINETO_LOG_LEVEL", "99")
             activities = [ProfilerActivity.CPU]
             if self.device.type == "cuda":
                 activities.append(ProfilerActivity.CUDA)

@@ -35,10 +35,10 @@ class Event:
 
 
 class Display:
-    """Shows the events of one run or of several at a time."""
+    """Shows the events of one run or of several at a time, or nothing at all if ``quiet``."""
 
-    def __init__(self, console: Console | None = None) -> None:
-        self.console = console or Console(highlight=False, soft_wrap=True)
+    def __init__(self, console: Console | None = None, *, quiet: bool = False) -> None:
+        self.console = console or Console(highlight=False, soft_wrap=True, quiet=quiet)
         self._bars: dict[str, TaskID] = {}
         self._progress = Progress(
             BarColumn(bar_width=5),

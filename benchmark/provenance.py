@@ -12,6 +12,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from benchmark.processes import started
+
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", "hydra-core")
 
 
@@ -50,5 +52,6 @@ def collect(device: str) -> dict[str, Any]:
             "processor": platform.processor() or platform.machine(),
             "cores": os.cpu_count(),
             "device": device,
+            "processes": started(),
         },
     }

@@ -10,7 +10,9 @@ from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
+from torch.distributed import is_torchelastic_launched
 
+from benchmark import processes
 from benchmark.config import Config
 from benchmark.errors import UserError, at_least
 from benchmark.precision import native_precision
@@ -19,7 +21,7 @@ CONTROLS = ("untrained", "supervised")
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device that ``device=auto|cpu|cuda`` means here.
+    """The device that ``device=auto|cpu|cuda`` means here, in this process.
 
     Raises:
         UserError: for another name, or cuda where there is none.
@@ -29,7 +31,11 @@ def resolve_device(name: str) -> torch.device:
     available = torch.cuda.is_available()
     if name == "cuda" and not available:
         raise UserError("device=cuda, but torch finds no CUDA device here; use device=auto or cpu")
-    return torch.device("cuda" if available and name != "cpu" else "cpu")
+    if name == "cpu" or not available:
+        return torch.device("cpu")
+    # Several processes of a machine take a GPU each, or see only their own if SLURM arranges it.
+    number = processes.local_rank() % torch.cuda.device_count()
+    return torch.device("cuda", number) if processes.started() > 1 else torch.device("cuda")
 
 
 def check_writable(folder: Path, key: str = "runs_dir") -> None:
@@ -57,6 +63,8 @@ def typed(composed: DictConfig) -> Config:
     plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
     if plain.precision == "auto":  # before what refers to it is resolved
         plain.precision = native_precision(resolve_device(plain.device))
+    if plain.processes is None:
+        plain.processes = processes.started()
     # Merging into the schema once more refuses keys that +key=value added at the root.
     cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(cfg, Config)
@@ -105,6 +113,7 @@ def check_numbers(cfg: Config) -> None:
     for seed in cfg.eval_seeds:
         at_least(0, eval_seeds=seed)
     at_least(2, batch_size=cfg.batch_size)
+    _check_processes(cfg)
     at_least(
         1,
         threads=cfg.threads,
@@ -127,6 +136,35 @@ def check_numbers(cfg: Config) -> None:
     resolve_device(cfg.device)
     check_writable(Path(cfg.runs_dir))
     check_writable(Path(cfg.tables_dir), "tables_dir")
+
+
+def _check_processes(cfg: Config) -> None:
+    wanted, there = cfg.processes, processes.started()
+    assert wanted is not None
+    at_least(1, processes=wanted)
+    if wanted != there:
+        raise UserError(
+            f"processes={wanted}, but {there} {'was' if there == 1 else 'were'} started; start "
+            f"torchrun --nproc-per-node={wanted} benchmark/run.py ..., or leave processes out"
+        )
+    if there == 1:
+        return
+    here, gpus = processes.started_here(), torch.cuda.device_count()
+    # SLURM may show each task a GPU of its own; torchrun's processes see the same ones.
+    if resolve_device(cfg.device).type == "cuda" and is_torchelastic_launched() and here > gpus:
+        raise UserError(
+            f"device={cfg.device}: torchrun started {here} processes, and torch finds {gpus} CUDA "
+            f"devices here; start one for each, or use device=cpu"
+        )
+    if cfg.batch_size % there or cfg.batch_size < 2 * there:
+        raise UserError(
+            f"batch_size={cfg.batch_size} cannot be shared out among {there} processes; choose a "
+            f"multiple of {there} from {2 * there} on"
+        )
+    if cfg.jobs not in (None, 1):
+        raise UserError(
+            f"jobs={cfg.jobs} must be 1 or null with {there} processes, which share every run"
+        )
 
 
 def task_names(cfg: Config) -> list[str]:

@@ -6,30 +6,36 @@
 Hydra composes the configurations. Expanding, checking and launching a sweep is ours: Hydra's own
 launcher checks nothing ahead, its end-of-sweep callback does not run when a job fails, and a
 failed job would end the sweep.
+
+torch takes seconds to import, and pandas half of one. So what needs them is imported in functions:
+help comes at once, and so does the answer to a misspelt line.
 """
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
+from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
-from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE
+from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE, compose
 from benchmark.errors import UserError
-from benchmark.forecast import Forecaster, forecast_table
-from benchmark.job import execute
-from benchmark.launcher import default_jobs, launch
-from benchmark.plan import Planned, Planner
 from benchmark.progress import Display, Event
-from benchmark.provenance import git_state
 from benchmark.runs import finished_beside
 from benchmark.sweep import control_line, expand, varied_keys, with_experiment
-from reports.tables import NOT_TABULATED, terminal_text, write_tables
+
+if TYPE_CHECKING:
+    from benchmark.plan import Planned, Planner
+
+# Of several processes the first one checks the line for all, once they have joined.
+_STARTED_BY = {"WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_STEP_NUM_TASKS"}
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -38,41 +44,90 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = get_args_parser().parse_args(arguments)
     if options.help or options.hydra_help or options.cfg or options.info:
         return _hydra(arguments)
-    ignored = ("config_path", "config_name", "config_dir", "experimental_rerun")
     try:
-        for name in ignored:
-            if getattr(options, name, None):
-                flag = f"--{name.replace('_', '-')}"
-                raise UserError(f"{flag} is not supported; use hydra.searchpath=[file://DIR]")
-        planner = Planner()
-        plans, notes = plan(planner, options.overrides, multirun=options.multirun)
+        if not _STARTED_BY & os.environ.keys():
+            _check_line(options)
+        from benchmark import processes
+
+        with processes.joined():
+            return _run(arguments, options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        return 130
+
+
+def _check_line(options: Namespace) -> None:
+    """Refuse a line that Hydra cannot compose, without torch."""
+    _check_flags(options)
+    runs = expand(with_experiment(options.overrides), multirun=options.multirun)
+    compose(runs[0])
+
+
+def _check_flags(options: Namespace) -> None:
+    for name in ("config_path", "config_name", "config_dir", "experimental_rerun"):
+        if getattr(options, name, None):
+            flag = f"--{name.replace('_', '-')}"
+            raise UserError(f"{flag} is not supported; use hydra.searchpath=[file://DIR]")
+
+
+def _planned(planner: Planner, options: Namespace) -> tuple[list[Planned], list[str]]:
+    _check_flags(options)
+    return plan(planner, options.overrides, multirun=options.multirun)
+
+
+def _run(arguments: Sequence[str], options: Namespace) -> int:
+    """Everything that is not Hydra's; in each of several processes, where the first one speaks."""
+    import torch
+
+    from benchmark import processes
+    from benchmark.job import execute
+    from benchmark.launcher import default_jobs, launch
+    from benchmark.plan import Planner
+
+    # Plans are small work, which a second thread slows down tenfold where other programs run. Each
+    # run sets its own number.
+    torch.set_num_threads(1)
+    first = processes.rank() == 0
+    planner = Planner()
+    try:
+        plans, notes = processes.once(lambda: _planned(planner, options))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except processes.ElsewhereError:  # which the first process tells
+        return 2
     jobs = default_jobs(plans[0]) if options.multirun else 1
-    with Display() as display:
+    with Display(quiet=not first) as display:
         for note in notes:
             display.console.print(note, markup=False)
         if plans[0].cfg.dry_run:
-            forecaster = Forecaster(planner)
-            forecasts = []
-            for number, planned in enumerate(plans, start=1):
-                forecasts.append(forecaster.forecast(planned))
-                display.show(Event("measured", planned.run.name, number, len(plans)))
-            display.console.print(forecast_table(forecasts, jobs))
+            processes.once(lambda: _show_forecast(planner, plans, jobs, display))
             return 0
         try:
             if options.multirun:
                 launch(plans, jobs, display.show)
             else:
-                execute(plans[0], display.show)
+                execute(plans[0], display.show, planner)
         except KeyboardInterrupt:
             display.console.print("interrupted; the same line goes on from here")
-            return 130
+            raise
         finally:
-            command = shlex.join(["python", "benchmark/run.py", *arguments])
-            succeeded = report(plans, command=command)
-    return 0 if succeeded else 1
+            command = shlex.join([*processes.program(), "benchmark/run.py", *arguments])
+            succeeded = not first or report(plans, command=command)
+    return 0 if processes.agreed(succeeded) else 1
+
+
+def _show_forecast(planner: Planner, plans: Sequence[Planned], jobs: int, display: Display) -> None:
+    from benchmark.forecast import Forecaster, forecast_table
+
+    forecaster = Forecaster(planner)
+    forecasts = []
+    for number, planned in enumerate(plans, start=1):
+        forecasts.append(forecaster.forecast(planned))
+        display.show(Event("measured", planned.run.name, number, len(plans)))
+    display.console.print(forecast_table(forecasts, jobs))
 
 
 def plan(
@@ -131,6 +186,9 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
 
     Finished runs of the same setting that lie in the run folders join the table.
     """
+    from benchmark.provenance import git_state
+    from reports.tables import NOT_TABULATED, terminal_text, write_tables
+
     runs = [planned.run for planned in plans]
     out = Path(plans[0].cfg.tables_dir)
     try:

@@ -11,18 +11,18 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import PIL
 import torch
 from jaxtyping import Int, UInt8
-from sklearn.datasets import load_sample_images
+from PIL import Image
 from torch import Tensor
 
 from benchmark.contracts import Dataset, Split
 from benchmark.data import channel_statistics, digests, fingerprint
-from benchmark.digits import CLASS_NAMES, cover, samples
+from benchmark.digits import CLASS_NAMES, cover, samples, wheel_file
 from benchmark.errors import UserError
 from benchmark.streams import Streams, permutation
 
@@ -131,17 +131,17 @@ class _Draws:
 
 
 def _photographs() -> UInt8[Tensor, "2 height width 3"]:
-    source = load_sample_images()
-    names = [Path(name).name for name in source.filenames]
-    found = dict(zip(names, source.images, strict=True))
+    photographs = []
     for name, expected in _PHOTOGRAPHS.items():
-        if hashlib.sha256(found[name].tobytes()).hexdigest() != expected:
+        pixels = np.array(Image.open(wheel_file(f"images/{name}")))
+        if hashlib.sha256(pixels.tobytes()).hexdigest() != expected:
             raise UserError(
                 f"Pillow {PIL.__version__} decodes scikit-learn's {name} to other pixels than "
                 "those of the data set `scenes` because its JPEG decoder differs; install "
                 "a wheel of Pillow from PyPI (10.0 to 13.0 give these pixels)."
             )
-    return torch.stack([torch.tensor(found[name]) for name in _PHOTOGRAPHS])
+        photographs.append(torch.from_numpy(pixels))
+    return torch.stack(photographs)
 
 
 def _summed(

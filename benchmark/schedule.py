@@ -121,3 +121,29 @@ def warmup_cosine(tick: int, *, base: float, start: float, warmup: int, total: i
 def ema_decay(progress: float, base: float) -> float:
     """Decay of an EMA teacher, a cosine from ``base`` to 1 (BYOL, arXiv 2006.07733, sec. 3.2)."""
     return 1 - (1 - base) * (1 + math.cos(math.pi * progress)) / 2
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Learning rates of both players.
+
+    Attributes:
+        per: "epoch" or "step", the tick with which the rate changes.
+        warmup_epochs: linear warm-up.
+        warmup_start_lr: rate at the first tick of the warm-up.
+    """
+
+    per: str
+    warmup_epochs: float
+    warmup_start_lr: float
+
+    def rate(self, base: float, *, step: int, steps_per_epoch: int, epochs: int) -> float:
+        """The rate of a step."""
+        ticks_per_epoch = steps_per_epoch if self.per == "step" else 1
+        return warmup_cosine(
+            step if self.per == "step" else step // steps_per_epoch,
+            base=base,
+            start=self.warmup_start_lr,
+            warmup=round(self.warmup_epochs * ticks_per_epoch),
+            total=epochs * ticks_per_epoch,
+        )

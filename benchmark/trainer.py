@@ -23,12 +23,12 @@ from benchmark.contracts import (
     Proposal,
 )
 from benchmark.hiding import Fill, hide
-from benchmark.slots import slot_statistics
 from benchmark.modes import frozen, in_mode
 from benchmark.precision import autocast
 from benchmark.probe import OnlineProbe
 from benchmark.processes import average_gradients
 from benchmark.profiling import section
+from benchmark.slots import slot_statistics
 from benchmark.turns import Turns, check_update
 
 Terms = dict[str, Tensor]

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
-from sklearn.cluster import KMeans
-from sklearn.metrics import (
-    adjusted_rand_score,
-    fowlkes_mallows_score,
-    normalized_mutual_info_score,
-)
+from jaxtyping import Integer
 from threadpoolctl import threadpool_limits
 from torch import nn
 
@@ -19,13 +15,6 @@ from benchmark.errors import UserError, at_least
 from benchmark.precision import check_precision
 from benchmark.streams import Streams
 from tasks.features import SplitName, check_size, examples, frozen_features
-
-# Name of a score to how scikit-learn computes it from classes and clusters.
-SCORES = {
-    "nmi": normalized_mutual_info_score,
-    "ari": adjusted_rand_score,
-    "fmi": fowlkes_mallows_score,
-}
 
 
 class Clustering(Task[nn.Module]):
@@ -100,6 +89,8 @@ class Clustering(Task[nn.Module]):
         self, subject: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device
     ) -> TaskResult:
         """Cluster one split and compare the clusters of ``data.test`` with its classes."""
+        from sklearn.cluster import KMeans  # here, as scikit-learn takes long to import
+
         self.check(subject, data)
         splits: dict[SplitName, None] = dict.fromkeys((self.fit_on, "test"))
         found = frozen_features(subject, data, tuple(splits), self.precision, device)
@@ -114,11 +105,24 @@ class Clustering(Task[nn.Module]):
         # More threads would add up in an order that depends on the number of cores and on chance.
         with threadpool_limits(1):
             clusters = means.fit(known.cpu().numpy()).predict(asked.cpu().numpy())
-        metrics = {
-            name: 100 * float(score(classes.numpy(), clusters)) for name, score in SCORES.items()
-        }
+        agreed = agreement(classes.numpy(), clusters)
+        metrics = {name: 100 * score for name, score in agreed.items()}
         return TaskResult(metrics, {"clusters": means.n_clusters})
 
     def _clusters(self, data: Dataset) -> int:
         _, labels = examples(data, "train", "labels")
         return int(labels.max()) + 1 + self.extra_clusters
+
+
+def agreement(
+    classes: Integer[np.ndarray, "n"], clusters: Integer[np.ndarray, "n"]
+) -> dict[str, float]:
+    """The scores of `Clustering`, 1 where clusters and classes are the same."""
+    from sklearn import metrics
+
+    scores = {
+        "nmi": metrics.normalized_mutual_info_score,
+        "ari": metrics.adjusted_rand_score,
+        "fmi": metrics.fowlkes_mallows_score,
+    }
+    return {name: float(score(classes, clusters)) for name, score in scores.items()}

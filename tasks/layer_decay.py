@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from types import SimpleNamespace
 
-from timm.models import group_parameters
 from torch import nn
 
 from benchmark.errors import UserError
@@ -59,6 +58,8 @@ def layer_depths(encoder: nn.Module) -> dict[str, int]:
 
 
 def _timm_depths(net: nn.Module) -> dict[str, int]:
+    from timm.models import group_parameters  # here, as timm takes long to import
+
     # The encoder has no classifier, but which of timm's layers the classifier is in counts.
     classifier = net.pretrained_cfg["classifier"]  # type: ignore[index]
     classifier = classifier if isinstance(classifier, str) else classifier[0]

@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import warnings
-from typing import Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from sklearn.exceptions import ConvergenceWarning
-from sklearn.linear_model import LogisticRegression
-from sklearn.model_selection import GridSearchCV, PredefinedSplit
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
@@ -21,6 +18,9 @@ from benchmark.precision import check_precision
 from tasks.features import check_size, examples, frozen_features
 from tasks.grid import Grid, HeldOut, numbers
 from tasks.selection import class_ranks, class_shares, sizes
+
+if TYPE_CHECKING:
+    from sklearn.linear_model import LogisticRegression
 
 
 class LowShot(Task[nn.Module]):
@@ -140,6 +140,11 @@ class LowShot(Task[nn.Module]):
         ranks: Int[Tensor, "n"],
     ) -> tuple[LogisticRegression, dict[str, Any]]:
         """The classifier, and how its ``c`` was chosen: of equally good ones the smallest."""
+        # Here, as scikit-learn takes long to import.
+        from sklearn.exceptions import ConvergenceWarning
+        from sklearn.linear_model import LogisticRegression
+        from sklearn.model_selection import GridSearchCV, PredefinedSplit
+
         # Of a class with one image, that image is in every training part.
         alone = sizes(torch.from_numpy(labels)) == 1
         folds = (ranks % self.folds).masked_fill(alone, -1).numpy()

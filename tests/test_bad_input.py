@@ -39,6 +39,7 @@ def folder_of_images(folder: Path, classes: tuple[str, ...], count: int = 40) ->
         ("batch_size=1", "batch_size=1 must be at least 2"),
         ("batch_size=5000", "batch_size=5000 exceeds the 128 training images"),
         ("threads=0", "threads=0 must be at least 1"),
+        ("processes=2", "processes=2, but 1 was started; start torchrun --nproc-per-node"),
         ("jobs=0", "jobs=0 must be at least 1"),
         ("precision=fp8", "precision=fp8 is not one of fp32, bf16"),
         ("fill=black", "fill=black is not one of zero, mean, blur, noise"),

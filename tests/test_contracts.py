@@ -20,7 +20,8 @@ from benchmark.checkpoint import load_checkpoint, load_encoder, save_checkpoint,
 from benchmark.instantiate import instantiate
 from benchmark.metrics import StepBuffer
 from benchmark.plan import Planner
-from benchmark.pretrain import Pretraining, Schedule
+from benchmark.pretrain import Pretraining
+from benchmark.schedule import Schedule
 
 CONF = Path(__file__).parents[1] / "benchmark" / "conf"
 SMALL = (
@@ -108,7 +109,7 @@ def test_method__trains_and_resumes(
         buffer = StepBuffer()
         for step in range(first, first + 2):
             index = torch.arange(8 * (step % 4), 8 * (step % 4) + 8)
-            batch = training.batch(step // 4, step, index, training.feed.take(index))
+            batch = training.batches.augmented(step // 4, step, training.feed.take(index))
             buffer.add(step, training.trainer.step(batch))
         return [terms for _, terms in buffer.drain()]  # refuses what is not finite
 

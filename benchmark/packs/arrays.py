@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import mmap
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
@@ -113,3 +114,11 @@ class ArrayFile:
             )
         count = prod(self.shape)
         return np.frombuffer(mapped, self.dtype, count, self.offset).reshape(self.shape)
+
+
+def digest_of_blocks(dtype: np.dtype, shape: tuple[int, ...], blocks: Iterable[np.ndarray]) -> str:
+    """The `benchmark.data.digest` of an array that is read in contiguous blocks of rows."""
+    state = hashlib.sha256(f"{dtype.str} {shape} ".encode())
+    for block in blocks:
+        state.update(block.data)
+    return state.hexdigest()

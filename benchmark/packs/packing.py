@@ -20,7 +20,7 @@ from benchmark.files import exclusive, remove_held
 from benchmark.packs.filling import stamp_of
 from benchmark.packs.journal import Journal
 from benchmark.packs.manifest import FORMAT, MANIFEST, DamagedPackError, Recipe
-from benchmark.packs.pack import Pack
+from benchmark.packs.opened import Pack
 from benchmark.packs.writer import write_pack
 from benchmark.progress import Emit, Event
 

@@ -20,7 +20,7 @@ from benchmark.packs.arrays import ArrayFile
 from benchmark.packs.filling import Chunk, Filled, Filler
 from benchmark.packs.journal import Journal, Progress, chunks_of
 from benchmark.packs.manifest import Manifest, Recipe, Stored
-from benchmark.packs.pack import digest_of_rows, label_array
+from benchmark.packs.opened import digest_of_rows, label_array
 from benchmark.packs.workers import WorkerDiedError, share_out
 from benchmark.progress import Emit, Event
 from benchmark.sources.checks import listed

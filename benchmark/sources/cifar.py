@@ -11,7 +11,6 @@ from typing import Any, ClassVar
 
 import numpy as np
 from jaxtyping import Int64, UInt8
-from torchvision import datasets
 
 from benchmark.errors import UserError
 from benchmark.sources.archives import find_members
@@ -33,6 +32,8 @@ class CIFAR10(Source):
 
     def open(self, folder: Path, scratch: Path, *, trust: bool) -> Contents:
         """See the contract."""
+        from torchvision import datasets  # slow: imports torch
+
         contents = _open(datasets.CIFAR10, self.expects, folder, scratch, trust=trust)
         classes = contents.class_names["class"]
         if classes != tuple(_CIFAR10.split()):
@@ -51,6 +52,8 @@ class CIFAR100(Source):
 
     def open(self, folder: Path, scratch: Path, *, trust: bool) -> Contents:
         """See the contract."""
+        from torchvision import datasets
+
         contents = _open(datasets.CIFAR100, self.expects, folder, scratch, trust=trust)
         classes = contents.class_names["class"]
         if len(classes) != 100:

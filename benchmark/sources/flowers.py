@@ -7,8 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int64
-from scipy.io import loadmat
-from torchvision import datasets
 
 from benchmark.errors import UserError
 from benchmark.sources.archives import unpack
@@ -36,6 +34,8 @@ class Flowers102(Source):
 
     def open(self, folder: Path, scratch: Path, *, trust: bool) -> Contents:
         """See the contract."""
+        from torchvision import datasets  # slow, and needed here alone
+
         (archive,) = _ARCHIVE
         if not (folder / "jpg").is_dir() and not (folder / archive).is_file():
             raise wrong_layout(folder, self.expects)
@@ -64,6 +64,8 @@ class Flowers102(Source):
 
 def _read(path: Path, key: str) -> Int64[np.ndarray, "n"]:
     """One row of whole numbers."""
+    from scipy.io import loadmat
+
     try:
         return np.asarray(loadmat(path)[key], np.int64).reshape(-1)
     except Exception as error:  # damaged bytes make scipy raise nearly anything

@@ -7,7 +7,6 @@ from typing import ClassVar
 
 import numpy as np
 from jaxtyping import Int64
-from torchvision import datasets
 
 from benchmark.errors import UserError
 from benchmark.sources.archives import find_members
@@ -29,6 +28,8 @@ class STL10(Source):
 
     def open(self, folder: Path, scratch: Path, *, trust: bool) -> Contents:
         """See the contract."""
+        from torchvision import datasets  # slow, and needed here alone
+
         official = datasets.STL10
         binaries = dict([*official.train_list, *official.test_list])
         found = find_members(official, binaries, folder, scratch, trust=trust)

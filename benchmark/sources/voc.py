@@ -10,8 +10,6 @@ from itertools import combinations
 from pathlib import Path
 from typing import ClassVar
 
-from torchvision.datasets.voc import DATASET_YEAR_DICT
-
 from benchmark.errors import UserError
 from benchmark.sources.archives import unpack
 from benchmark.sources.checks import (
@@ -117,6 +115,8 @@ class VOCSegmentation(Source):
         for root in (folder / "VOCdevkit/VOC2012", folder / "VOC2012", folder):
             if (root / _LISTS / "train.txt").is_file():
                 return root, {}
+        from torchvision.datasets.voc import DATASET_YEAR_DICT  # slow, and needed here alone
+
         archive, md5 = (DATASET_YEAR_DICT["2012"][key] for key in ("filename", "md5"))
         if not (folder / archive).is_file():
             raise wrong_layout(folder, self.expects)

@@ -1,11 +1,11 @@
-"""Memory of pretraining from a memory-mapped pack, beside one with ten times the images.
+"""Memory of pretraining from memory-mapped packs of different sizes.
 
-    python tests/bench/memory.py
+    python tests/bench/memory.py [COUNT ...]
 
-packs 5,000 and 50,000 images of noise, 96 px, in a temporary folder (1.5 GB), and starts the real
-command with `residence=host` on each. Each trains for a minute and is then killed: the table shows
-the most memory of its own that it had in that time, which is to be the same for both, and the most
-pages of files, which the system takes back when others need them. Three minutes.
+packs 2,500 and 20,000 images of noise (or the numbers given), 96 px, in a temporary folder (0.6
+GB), and starts the real command with `residence=host` on each. Each trains for half a minute and is
+then killed: rows are the most memory of its own that it had in that time, which is to be the same
+for all, and the most pages of files, which the system takes back when others need them.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from measure import Row, print_rows
 from PIL import Image
 
 from benchmark.packs.manifest import Recipe
@@ -25,9 +27,9 @@ from benchmark.packs.packing import prepare
 from benchmark.sources.source import Contents, Examples, Sample, Source
 
 ROOT = Path(__file__).parents[2]
-COUNTS = (5_000, 50_000)
+COUNTS = (2_500, 20_000)
 SIZE = 96
-SECONDS = 60
+SECONDS = 30
 
 
 class NoiseExamples(Examples):
@@ -65,7 +67,7 @@ class Noise(Source):
 
 
 def train(name: str, count: int, folder: Path) -> tuple[int, int]:
-    """Train on a pack for a minute.
+    """Train on a pack for ``SECONDS``.
 
     Returns:
         The most own memory and the most pages of files, in MB.
@@ -91,23 +93,27 @@ def train(name: str, count: int, folder: Path) -> tuple[int, int]:
     return own, pages
 
 
-def main() -> None:
-    """Pack, train and print the table."""
-    print("| images | GB | own memory MB | pages of files MB |")
-    print("|---|---|---|---|")
+def rows(counts: Sequence[int] = COUNTS) -> list[Row]:
+    """Pack and train on each number of images."""
+    part = "memory of pretraining from a pack"
+    found, first = [], 0
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for count in COUNTS:
+        for count in counts:
             recipe = Recipe(f"noise-{count}", folder, Noise(count), SIZE)
             prepare(recipe, folder, workers=2, trust=False, replace=False, emit=lambda event: None)
             own, pages = train(recipe.name, count, folder)
+            first = first or own
             size = (recipe.folder / "images.npy").stat().st_size / 1e9
-            print(f"| {count:,} | {size:.2f} | {own} | {pages} |")
+            case = f"{count:,} images, {size:.2g} GB"
+            found.append(Row(part, f"{case}: own", own, "MB"))
+            found.append(Row(part, f"{case}: own, beside the first", own / first, "x", note="1"))
+            found.append(Row(part, f"{case}: pages of files", pages, "MB"))
+    return found
 
 
 if __name__ == "__main__":
     # Packs name the class of their source by its module, which is not to be __main__.
-    sys.path.insert(0, str(Path(__file__).parent))
     import memory
 
-    memory.main()
+    print_rows(memory.rows([int(count) for count in sys.argv[1:]] or COUNTS))

@@ -1,35 +1,28 @@
+"""Views of a whole batch: what is drawn for them, their range, shares, labels and wrong knobs."""
+
+from __future__ import annotations
+
 import itertools
 import math
-from typing import Any, Literal
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
 from torchvision.transforms.v2 import functional as tv
 
 from benchmark import augment as module
 from benchmark.augment import Augment
 from benchmark.errors import UserError
-from benchmark.image_ops import (
-    crop_boxes,
-    crop_resize,
-    flip,
-    gaussian_blur,
-    grayscale,
-    jitter,
-    shift_hue,
-)
+from benchmark.image_ops import crop_boxes
 from benchmark.streams import Streams
 from benchmark.views import normalise
 
-TOLERANCE = 0.01 / 255
 
-
-def noise(count: int, *size: int, seed: int = 0) -> Tensor:
+def noise(count: int, *size: int) -> Tensor:
     """Images of smooth and of rough noise, the last one black and the one before flat."""
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
     images[::2] = tv.gaussian_blur(images[::2], [5, 5])
     images[-1], images[-2] = 0, 90
@@ -45,146 +38,7 @@ def uniform(*shape: int) -> Tensor:
 
 
 def assert_close(ours: Tensor, theirs: Tensor) -> None:
-    torch.testing.assert_close(ours, theirs, rtol=0, atol=TOLERANCE)
-
-
-@pytest.mark.parametrize("mode", ["bicubic", "bilinear"])
-@pytest.mark.parametrize("size", [16, 32, 48])
-def test_crop_resize__is_torchvisions(size: int, mode: Literal["bicubic", "bilinear"]) -> None:
-    images = noise(40, 33, 40)
-    boxes = crop_boxes(uniform(40, 10, 2), uniform(40, 2), (33, 40), 0.08, (3 / 4, 4 / 3))
-    boxes[:3] = torch.tensor([[0, 0, 33, 40], [5, 7, 1, 2], [32, 39, 1, 1]])
-    ours = crop_resize(images, boxes, size, mode)
-    for image, box, got in zip(images, boxes.tolist(), ours, strict=True):
-        expected = tv.resized_crop(
-            image / 255, *box, [size, size], InterpolationMode(mode), antialias=True
-        )
-        assert_close(got, expected.clamp(0, 1))
-
-
-@pytest.mark.parametrize("order", list(itertools.permutations(range(4))))
-def test_jitter__is_torchvisions_in_every_order(order: tuple[int, ...]) -> None:
-    pixels = noise(12, 16, 16) / 255
-    factors, shift = 1.8 * uniform(12, 3), uniform(12) - 0.5
-    ours = jitter(pixels, factors, shift, torch.tensor(order).expand(12, -1))
-    operations = (tv.adjust_brightness, tv.adjust_contrast, tv.adjust_saturation, tv.adjust_hue)
-    for k, expected in enumerate(pixels):
-        for op in order:
-            amount = shift[k] if op == 3 else factors[k, op]
-            expected = operations[op](expected, amount.item())
-        assert_close(ours[k], expected)
-
-
-def test_jitter__each_image_has_its_own_order() -> None:
-    pixels = noise(24, 16, 16) / 255
-    factors, shift = 1.8 * uniform(24, 3), uniform(24) - 0.5
-    orders = torch.tensor(list(itertools.permutations(range(4))))
-    together = jitter(pixels, factors, shift, orders)
-    for k in range(24):
-        own = slice(k, k + 1)
-        assert_close(together[own], jitter(pixels[own], factors[own], shift[own], orders[own]))
-
-
-def test_jitter__without_hue_is_a_shift_of_zero() -> None:
-    pixels, orders = noise(24, 16, 16) / 255, list(itertools.permutations(range(4)))
-    factors = 1.8 * uniform(24, 3)
-    plain = jitter(pixels, factors, None, torch.tensor(orders))
-    assert_close(plain, jitter(pixels, factors, torch.zeros(24), torch.tensor(orders)))
-
-
-def test_jitter__neutral_factors_change_nothing() -> None:
-    pixels, order = noise(6, 16, 16) / 255, torch.arange(4).expand(6, -1)
-    assert torch.equal(jitter(pixels, torch.ones(6, 3), None, order), pixels)
-    assert_close(jitter(pixels, torch.ones(6, 3), torch.zeros(6), order), pixels)
-
-
-def test_shift_hue__handles_equal_channels_and_whole_turns() -> None:
-    levels = torch.tensor(list(itertools.product((0.0, 0.3, 1.0), repeat=3)))
-    pixels = levels.T.reshape(1, 3, 1, 27)
-    for shift in (-0.5, -1 / 3, -0.1, 0.0, 0.25, 0.5):
-        assert_close(shift_hue(pixels, torch.tensor([shift])), tv.adjust_hue(pixels, shift))
-
-
-@pytest.mark.parametrize("taps", [1, 5, 9, 23])
-def test_gaussian_blur__is_torchvisions(taps: int) -> None:
-    pixels, sigma = noise(8, 12, 16) / 255, 0.1 + 1.9 * uniform(8)
-    ours = gaussian_blur(pixels, sigma, taps)
-    for image, s, got in zip(pixels, sigma, ours, strict=True):
-        assert_close(got, tv.gaussian_blur(image, [taps, taps], [s.item()] * 2))
-
-
-def test_gaussian_blur__sigma_zero_changes_nothing() -> None:
-    pixels = noise(4, 12, 12) / 255
-    assert torch.equal(gaussian_blur(pixels, torch.zeros(4), 9), pixels)
-
-
-def test_grayscale_and_flip__change_the_chosen_images_only() -> None:
-    pixels, chosen = noise(4, 12, 16) / 255, torch.tensor([True, False, True, False])
-    grey, mirrored = grayscale(pixels, chosen), flip(pixels, chosen)
-    assert_close(grey[chosen], tv.rgb_to_grayscale(pixels[chosen], 3))
-    assert torch.equal(mirrored[chosen], tv.horizontal_flip(pixels[chosen]))
-    assert torch.equal(grey[~chosen], pixels[~chosen])
-    assert torch.equal(mirrored[~chosen], pixels[~chosen])
-
-
-def box_in_loops(
-    candidates: list[list[float]], corner: list[float], size: tuple[int, int], min_scale: float,
-    ratio: tuple[float, float],
-) -> list[int]:  # fmt: skip
-    """RandomResizedCrop's parameters from given draws, as its documentation and code have it."""
-    height, width = size
-    for u, v in candidates:
-        area = height * width * (min_scale + (1 - min_scale) * u)
-        aspect = math.exp(math.log(ratio[0]) + (math.log(ratio[1]) - math.log(ratio[0])) * v)
-        w, h = round(math.sqrt(area * aspect)), round(math.sqrt(area / aspect))
-        if 0 < w <= width and 0 < h <= height:
-            top, left = int(corner[0] * (height - h + 1)), int(corner[1] * (width - w + 1))
-            return [top, left, h, w]
-    if width / height < ratio[0]:
-        w, h = width, round(width / ratio[0])
-    elif width / height > ratio[1]:
-        w, h = round(height * ratio[1]), height
-    else:
-        w, h = width, height
-    return [(height - h) // 2, (width - w) // 2, h, w]
-
-
-@pytest.mark.parametrize("size", [(32, 32), (24, 50), (50, 24), (40, 44)])
-@pytest.mark.parametrize("min_scale", [0.08, 0.95])
-def test_crop_boxes__take_the_first_candidate_that_fits(
-    size: tuple[int, int], min_scale: float
-) -> None:
-    candidates, corner, ratio = uniform(500, 3, 2), uniform(500, 2), (3 / 4, 4 / 3)
-    ours = crop_boxes(candidates, corner, size, min_scale, ratio)
-    expected = [
-        box_in_loops(c, d, size, min_scale, ratio)
-        for c, d in zip(candidates.tolist(), corner.tolist(), strict=True)
-    ]
-    assert ours.tolist() == expected
-
-
-def test_crop_boxes__are_distributed_like_torchvisions() -> None:
-    count, ratio = 4000, (3 / 4, 4 / 3)
-    drawn = streams(count).uniform("test", 11, 2)
-    boxes = crop_boxes(drawn[:, :10], drawn[:, 10], (96, 96), 0.08, ratio).double()
-    top, left, height, width = boxes.unbind(1)
-    assert (boxes >= torch.tensor([0, 0, 1, 1])).all()
-    assert (top + height <= 96).all()
-    assert (left + width <= 96).all()
-    # Half a pixel of rounding on either side of the bounds.
-    assert ((height + 0.5) * (width + 0.5) / 96**2 >= 0.08).all()
-    assert ((width + 0.5) / (height - 0.5) >= ratio[0]).all()
-    assert ((width - 0.5) / (height + 0.5) <= ratio[1]).all()
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        image = torch.empty(3, 96, 96)
-        reference = [
-            RandomResizedCrop.get_params(image, [0.08, 1.0], list(ratio)) for _ in range(count)
-        ]
-    theirs = torch.tensor(reference, dtype=torch.float64)
-    error = (boxes.var(0) / count + theirs.var(0) / count).sqrt()
-    assert ((boxes.mean(0) - theirs.mean(0)).abs() < 4 * error).all()
-    assert torch.allclose(boxes.std(0), theirs.std(0), rtol=0.06)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
 def test_augment__has_range_shape_and_is_deterministic() -> None:
@@ -210,30 +64,75 @@ def test_augment__differs_between_views_epochs_and_seeds() -> None:
 
 
 def test_augment__does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
-    seen: dict[str, list[Tensor]] = {}
-
-    def spy(name: str) -> None:
-        original = getattr(module, name)
-
-        def spied(pixels: Tensor, *parameters: Any) -> Tensor:
-            seen[name] = [p for p in parameters if isinstance(p, Tensor)]
-            result: Tensor = original(pixels, *parameters)
-            return result
-
-        monkeypatch.setattr(module, name, spied)
-
-    for name in ("crop_resize", "jitter", "grayscale", "gaussian_blur", "flip"):
-        spy(name)
     images, augment, index = noise(16, 40, 40), Augment(image_size=32), torch.arange(16)
     together = augment(images, Streams(0, 0, index), 1)
-    parameters = {name: list(values) for name, values in seen.items()}
+    drawn = augment.draw(Streams(0, 0, index), (40, 40), 1)
     for own in (torch.tensor([5]), torch.tensor([9, 2, 13])):
         alone = augment(images[own], Streams(0, 0, index[own]), 1)
-        torch.testing.assert_close(alone, together[own], rtol=0, atol=1e-5)
-        assert seen.keys() == parameters.keys()
-        for name, values in seen.items():
-            for a, b in zip(values, parameters[name], strict=True):
-                assert torch.equal(a, b[own]), name
+        assert_close(alone, together[own])
+        for name, value in vars(augment.draw(Streams(0, 0, index[own]), (40, 40), 1)).items():
+            assert torch.equal(value, getattr(drawn, name)[own]), name
+    monkeypatch.setattr(module, "_values_at_once", lambda _: 3 * 3 * 40 * 40)
+    assert_close(augment(images, Streams(0, 0, index), 1), together)
+
+
+@pytest.mark.parametrize(
+    ("size", "room", "expected"),
+    [
+        (32, 4 * 3 * 32 * 32 + 1, [4, 4, 2]),  # views larger than the images
+        (16, 4 * 3 * 40 * 20 + 1, [4, 4, 2]),  # and smaller
+        (16, 6 * 3 * 40 * 20, [5, 5]),
+        (16, 1, [1] * 10),
+    ],
+)
+def test_apply__works_on_no_more_than_fits(
+    size: int, room: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    counts, original = [], module.crop_resize
+
+    def spied(images: Tensor, boxes: Tensor, size: int) -> Tensor:
+        counts.append(len(images))
+        return original(images, boxes, size)
+
+    monkeypatch.setattr(module, "crop_resize", spied)
+    monkeypatch.setattr(module, "_values_at_once", lambda _: room)
+    Augment(size)(noise(10, 40, 20), streams(10), 0)
+    assert counts == expected
+
+
+def test_augment__of_no_images_are_no_views() -> None:
+    assert Augment(16)(noise(2, 20, 20)[:0], streams(0), 0).shape == (0, 3, 16, 16)
+
+
+def test_draw__is_uniform_and_spares_the_others() -> None:
+    augment = Augment(32, brightness=0.4, contrast=0.8, saturation=1.5, hue=0.1)
+    drawn = vars(augment.draw(streams(6000), (40, 40), 0))
+    jittered, blurred = (drawn["factors"] != 1).any(1), drawn["sigma"] > 0
+    for chosen, share in ((jittered, 0.8), (blurred, 0.5), (drawn["grey"], 0.2)):
+        assert chosen.float().mean().item() == pytest.approx(share, abs=0.02)
+    assert not drawn["shift"][~jittered].any()
+    spans = [
+        *drawn["factors"][jittered].unbind(1),
+        drawn["shift"][jittered],
+        drawn["sigma"][blurred],
+    ]
+    bounds = [(0.6, 1.4), (0.2, 1.8), (0.0, 2.5), (-0.1, 0.1), (0.1, 2.0)]
+    for values, (low, high) in zip(spans, bounds, strict=True):
+        places = (values.double() - low) / (high - low)
+        assert places.min().item() == pytest.approx(0, abs=5e-3)
+        assert places.max().item() == pytest.approx(1, abs=5e-3)
+        assert places.mean().item() == pytest.approx(0.5, abs=0.025)
+    _, counts = drawn["order"].unique(dim=0, return_counts=True)
+    assert len(counts) == 24
+    assert (counts - 250).abs().max() < 80  # five standard deviations
+
+
+def test_draw__has_nothing_for_operations_that_are_off() -> None:
+    off = {f"{name}_prob": 0.0 for name in ("jitter", "grayscale", "blur", "flip")}
+    drawn = vars(Augment(32, **off).draw(streams(4), (40, 40), 0))
+    assert [name for name, value in drawn.items() if value is not None] == ["boxes"]
+    drawn = vars(Augment(32, hue=0.0).draw(streams(4), (40, 40), 0))
+    assert [name for name, value in drawn.items() if value is None] == ["shift"]
 
 
 def test_augment__applies_each_operation_to_its_share_of_images() -> None:
@@ -297,15 +196,17 @@ def blocks(count: int, *size: int) -> Tensor:
 
 @pytest.mark.parametrize("size", [(40, 40), (24, 50)])
 @pytest.mark.parametrize("flip_prob", [0.0, 0.5])
-def test_segments__take_the_object_below_each_pixels_centre(
-    size: tuple[int, int], flip_prob: float
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64])
+def test_segments__take_the_label_below_each_pixels_centre(
+    size: tuple[int, int], flip_prob: float, dtype: torch.dtype
 ) -> None:
-    objects = (256 * uniform(20, *size)).to(torch.uint8)
+    objects = (min(torch.iinfo(dtype).max + 1, 400) * uniform(20, *size)).to(dtype)
     ours = Augment(32, flip_prob=flip_prob).segments(objects, streams(20), 1)
     drawn = streams(20).uniform("augment/1/crop", 11, 2)
     boxes = crop_boxes(drawn[:, :-1], drawn[:, -1], size, 0.08, (3 / 4, 4 / 3)).tolist()
     mirrored = (streams(20).uniform("augment/1/flip") < flip_prob).tolist()
     assert any(mirrored) == (flip_prob > 0)
+    assert ours.dtype == torch.int64
     for k, (top, left, height, width) in enumerate(boxes):
         for i in range(32):
             for j in range(32):

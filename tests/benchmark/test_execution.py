@@ -119,7 +119,7 @@ def test_compiled__same_numbers_from_few_whole_graphs(proof: str) -> None:
 
 def test_execution__auto_is_the_device_s() -> None:
     assert Execution().on(torch.device("cpu")) == Execution("loop", "off")
-    assert Execution().on(torch.device("cuda")) == Execution("batch", "reduce-overhead")
+    assert Execution().on(torch.device("cuda")) == Execution("batch", "default")
     assert Execution("batch", "default").on(torch.device("cpu")) == Execution("batch", "default")
 
 

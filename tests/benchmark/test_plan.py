@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from benchmark import processes
 from benchmark.errors import UserError
 from benchmark.plan import Planned, Planner
 from benchmark.run import plan as plan_line
@@ -50,6 +51,8 @@ def plan(planner: Planner, tmp_path: Path, monkeypatch):
         "log_limits=false",
         "mask_optimiser.lr=1e-5",
         "data.test_count=20",
+        "processes=1",
+        "sync_batchnorm=false",  # of one process there is nothing to synchronise
     ],
 )
 def test_plan__hash_is_blind_to_what_changes_no_encoder(plan, change: str) -> None:
@@ -181,3 +184,52 @@ def test_plan__precision_auto_is_what_the_machine_computes(
     fixed = planner.plan([*line, "device=cpu", f"precision={expected}"])
     assert planned.cfg.precision == planned.cfg.tasks["linear"]["precision"] == expected
     assert planned.run == fixed.run
+
+
+@pytest.fixture
+def started(monkeypatch):
+    """Lets the plan believe that several processes were started, of which the first one plans."""
+
+    def several(count: int) -> None:
+        monkeypatch.setattr(processes, "started", lambda: count)
+        monkeypatch.setattr(processes, "started_here", lambda: count)
+
+    with processes.alone():
+        yield several
+
+
+def test_plan__several_processes_and_their_batchnorm_enter_the_hash(plan, started) -> None:
+    one = plan().run
+    started(2)
+    two, apart = plan(), plan("sync_batchnorm=false")
+    assert two.cfg.processes == 2
+    assert len({one.hash8, two.run.hash8, apart.run.hash8}) == 3
+    assert one.setting != two.run.setting
+    assert plan("processes=2").run.hash8 == two.run.hash8
+
+
+@pytest.mark.parametrize(
+    ("line", "count", "message"),
+    [
+        ("processes=2", 1, "processes=2, but 1 was started; start torchrun --nproc-per-node"),
+        ("processes=3", 2, "processes=3, but 2 were started; start torchrun --nproc-per-node"),
+        ("processes=0", 1, "processes=0 must be at least 1"),
+        ("batch_size=64", 3, "64 cannot be shared out among 3 processes; choose a multiple of 3 f"),
+        ("batch_size=2", 2, "batch_size=2 cannot be shared out among 2 processes; choose a multip"),
+        ("jobs=2", 2, "jobs=2 must be 1 or null with 2 processes, which share every run"),
+        ("drop_last=false batch_size=42", 2, "leaves a batch of one of the 128 images, which Bat"),
+        ("drop_last=false batch_size=15", 3, "leaves a batch of 8 of the 128 images, which 3 pro"),
+    ],
+)
+def test_plan__what_several_processes_cannot_share(
+    plan, started, line: str, count: int, message: str
+) -> None:
+    started(count)
+    with pytest.raises(UserError, match=message):
+        plan(*line.split())
+
+
+def test_plan__last_batches_that_can_be_shared(plan, started) -> None:
+    started(2)
+    plan("drop_last=false", "batch_size=62")  # 4 images are left
+    plan("drop_last=false", "batch_size=64")

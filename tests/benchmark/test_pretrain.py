@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
+import re
 from dataclasses import replace
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmark import digits, scenes
 from benchmark.augment import Augment
@@ -17,13 +19,16 @@ from benchmark.encoders import ResNet
 from benchmark.errors import UserError
 from benchmark.objectives import SimCLR
 from benchmark.optim import build_optimiser
-from benchmark.pretrain import Pretraining, Schedule
+from benchmark.pretrain import Pretraining
+from benchmark.profiling import SECTIONS
+from benchmark.schedule import Schedule
 from benchmark.streams import seeded
 from benchmark.trainer import Trainer
 from benchmark.turns import Turns
 from methods.none import NoMask
 from methods.oracle import Oracle
 from methods.sequential import Sequential
+from methods.superpixel import Superpixel
 
 CPU = torch.device("cpu")
 
@@ -68,7 +73,7 @@ def make_training(data: Dataset, method: MaskingMethod, **changes) -> Pretrainin
 
 def first_batch(training: Pretraining, count: int) -> Batch:
     index = torch.arange(count)
-    return training.batch(0, 0, index, training.feed.take(index))
+    return training.batches.augmented(0, 0, training.feed.take(index))
 
 
 def test_batch__objects_move_with_the_pixels_of_each_view(data: Dataset) -> None:
@@ -76,7 +81,7 @@ def test_batch__objects_move_with_the_pixels_of_each_view(data: Dataset) -> None
     painted = (data.train.segments[:, None] * 40).expand(-1, 3, -1, -1).contiguous()
     split = replace(data.train, images=painted)
     training = make_training(replace(data, train=split), Oracle(num_masks=3))
-    training.augment = Augment(
+    training.batches.augment = Augment(
         data.image_size, min_scale=0.3, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0
     )
     batch = first_batch(training, 16)
@@ -133,17 +138,17 @@ def test_normalised_as__replaces_the_data_sets_own_statistics(data: Dataset) -> 
 
 
 def test_plain_batch__images_as_they_are(data: Dataset) -> None:
-    batch = make_training(data, NoMask()).plain_batch(data.test, 5)
+    batch = make_training(data, NoMask()).batches.plain(data.test, 5, CPU)
     assert torch.equal((batch.pixels[1] * 255).round().to(torch.uint8), data.test.images[:5])
     assert torch.equal(batch.segments[1], data.test.segments[:5].long())
     assert batch.progress == 1.0
-    plain = make_training(digits.load(), NoMask()).plain_batch(digits.load().test, 3)
+    plain = make_training(digits.load(), NoMask()).batches.plain(digits.load().test, 3, CPU)
     assert plain.segments is None
 
 
 def test_plain_batch__shows_the_view_of_the_data_set(data: Dataset) -> None:
     centre = replace(data, view_size=20, view="centre")
-    batch = make_training(centre, Oracle(num_masks=3)).plain_batch(data.test, 4)
+    batch = make_training(centre, Oracle(num_masks=3)).batches.plain(data.test, 4, CPU)
     assert torch.equal(batch.pixels[1] * 255, data.test.images[:4, :, 6:26, 6:26].float())
     assert torch.equal(batch.segments[1], data.test.segments[:4, 6:26, 6:26].long())
 
@@ -156,3 +161,75 @@ def test_run__images_on_the_host_give_the_same_bytes(data: Dataset, tmp_path) ->
         training.run(tmp_path / residence, "test", lambda *_: None)
         states.append(training.trainer.encoder.state_dict())
     assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize("at_once", [False, True])
+def test_cost__is_of_images_however_views_are_encoded(data: Dataset, at_once: bool) -> None:
+    method = Sequential(image_size=32, num_masks=3, width=8, norm="none", budget=0.25)
+    training = make_training(data, method)
+    training.trainer.objective.at_once = at_once
+    assert training.cost_per_image().encoder_forwards == 2 * (1 + 3)
+
+
+def by_superpixels(superpixels_of: str) -> Superpixel:
+    return Superpixel(32, 3, 16, 0.1, 3, 5, "rgb", superpixels_of=superpixels_of)
+
+
+class ReadOff:
+    """Finds the numbers that were painted."""
+
+    def segment(self, pixels: Tensor) -> Tensor:
+        return (pixels[:, 0] * 17).round().long()
+
+
+def test_batch__superpixels_of_the_image_follow_the_crop(data: Dataset) -> None:
+    """Where an image's pixels are its superpixels' own numbers, those of its views are too."""
+    method = by_superpixels("image")
+    split = data.train
+    labels = method.segmenter.segment(split.images / 255)
+    painted = replace(split, images=(labels[:, None] * 15).expand(-1, 3, -1, -1).byte())
+    training = make_training(replace(data, train=painted), method)
+    training.batches.segmenter = ReadOff()
+    training.batches.augment = Augment(
+        data.image_size, min_scale=0.3, jitter_prob=0.0, grayscale_prob=0.0, blur_prob=0.0
+    )
+    batch = first_batch(training, 16)
+    agree = (batch.pixels[:, :, 0] * 17 - batch.superpixels).abs() < 0.5
+    assert agree.float().mean() > 0.8  # bicubic edges lie between two superpixels
+    assert first_batch(make_training(data, by_superpixels("view")), 4).superpixels is None
+
+
+def test_run__superpixels_from_the_cache_give_the_same_bytes(data: Dataset, tmp_path) -> None:
+    states = []
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        training = make_training(data, by_superpixels("image"), epochs=2, cache=cache)
+        told: list[tuple] = []
+        training.run(tmp_path / str(len(states)), "test", lambda *words, to=told: to.append(words))
+        assert (("superpixels 22/22", 0, False) in told) == (len(states) == 1)
+        states.append(training.trainer.encoder.state_dict())
+    for state in states[1:]:
+        assert all(torch.equal(state[name], value) for name, value in states[0].items())
+
+
+@pytest.mark.parametrize(("epochs", "traced"), [(2, 1), (8, 5)])
+def test_run__profile_tells_where_the_time_goes(
+    data: Dataset, tmp_path, epochs: int, traced: int
+) -> None:
+    method = Sequential(image_size=32, num_masks=2, width=8, norm="none", budget=0.25)
+    training = make_training(data, method, epochs=epochs, profile=True, log_limits=True)
+    training.run(tmp_path, "test", lambda *_: None)
+    page = (tmp_path / "profile/summary.md").read_text()
+    assert f"{traced} steps of 8 images" in page
+    parts = re.findall(r"^\| ([\w' ]+) \| ([\d.]+) \| \d+% \|$", page, re.MULTILINE)
+    assert [name for name, _ in parts] == list(SECTIONS)
+    assert all(float(milliseconds) > 0 for _, milliseconds in parts)
+    assert "`aten::" in page
+    events = json.loads((tmp_path / "profile/trace.json").read_text())["traceEvents"]
+    steps = [e for e in events if e.get("name") == "maskbench: encoder's step"]
+    assert len(steps) >= traced
+
+
+def test_run__a_training_too_short_to_profile_says_so(data: Dataset, tmp_path) -> None:
+    make_training(data, NoMask(), profile=True).run(tmp_path, "test", lambda *_: None)
+    assert "training had 2 steps" in (tmp_path / "profile/summary.md").read_text()
+    assert not (tmp_path / "profile/trace.json").exists()

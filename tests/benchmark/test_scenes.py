@@ -7,6 +7,7 @@ import PIL
 import pytest
 import torch
 from omegaconf import OmegaConf
+from sklearn import datasets
 
 from benchmark import digits, folder, scenes
 from benchmark.data import channel_statistics
@@ -72,6 +73,22 @@ def test_samples__splits_are_disjoint():
     assert (len(train), len(test)) == (1200, 597)
     both = torch.cat([train, test]).flatten(1).unique(dim=0)
     assert len(both) == 1797
+
+
+def test_files__are_what_scikit_learn_loads():
+    theirs, ours = datasets.load_digits(), [digits.samples(split) for split in ("train", "test")]
+    ink, classes = (torch.cat(parts) for parts in zip(*ours, strict=True))
+    assert torch.equal(ink, torch.from_numpy(theirs.images).long())
+    assert torch.equal(classes, torch.from_numpy(theirs.target))
+    for ours, name in zip(scenes._photographs(), ("china.jpg", "flower.jpg"), strict=True):
+        assert torch.equal(ours, torch.tensor(datasets.load_sample_image(name)))
+
+
+def test_wheel_file__is_not_there():
+    with pytest.raises(
+        UserError, match=r"scikit-learn's images/moon.jpg, of which .* is not there"
+    ):
+        digits.wheel_file("images/moon.jpg")
 
 
 def test_summed__photograph_regions_are_disjoint():
