@@ -95,6 +95,8 @@ def record_statistics(net: nn.Module, *, synchronised: bool = False) -> None:
         UserError: for a BatchNorm of a kind that has steps of its own.
     """
     for module in net.modules():
+        if isinstance(module, RecordingNorm):
+            module.synchronised = synchronised
         if not isinstance(module, _BatchNorm) or isinstance(module, RecordingNorm):
             continue
         kind = type(module)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -19,10 +18,10 @@ from benchmark.build import build_encoder, build_pretraining, build_task
 from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Dataset, Encoder, SavedMasks
+from benchmark.evaluation import evaluate, whole_result
 from benchmark.files import exclusive, read_json, sha256_of, write_json, write_text
 from benchmark.foreign import load_foreign
 from benchmark.gallery import MASKS_FILE, load_masks, save_masks
-from benchmark.hashing import protocol_id
 from benchmark.metrics import NonFiniteLossError
 from benchmark.plan import Planned, Planner
 from benchmark.pretrain import Pretraining, Report
@@ -126,7 +125,7 @@ class _Job:
             self._restore_masks()
         todo = []
         for task in self.run_plan.tasks:
-            if _whole_result(task, encoder_sha256, self.cfg):
+            if whole_result(task, encoder_sha256, self.cfg.seed):
                 reused.append(task.name)
             else:
                 todo.append(task)
@@ -261,72 +260,25 @@ class _Job:
         return encoder
 
     def _evaluate(self, task: PlannedTask, encoder_sha256: str) -> None:
-        started = time.monotonic()
-        node = self.cfg.tasks[task.name]
         data = self.planner.task_data(self.cfg, task.name)
         _same_data(data.name, data.fingerprint, task.fingerprint)
-        protocol = build_task(node)
+        protocol = build_task(self.cfg.tasks[task.name])
         of_masks = protocol.scores == "masks"
-        result = protocol.run(
-            self._masks(task.fingerprint) if of_masks else self._encoder(),
+        subject = self._masks(task.fingerprint) if of_masks else self._encoder()
+        result = evaluate(
+            task,
+            protocol,
+            subject,
             data,
-            eval_seed=task.eval_seed,
+            run=self.run_plan,
+            node=self.cfg.tasks[task.name],
+            encoder_sha256=encoder_sha256,
             device=self.device,
-        )
-        commit, dirty = git_state()
-        encoder_record = read_json(self.run_plan.pretraining_file)
-        write_json(
-            task.result,
-            {
-                "task": task.name,
-                "data": task.data,
-                "protocol": protocol.protocol,
-                "protocol_id": protocol_id(node),
-                "version": protocol.version,
-                "pretrain_seed": self.cfg.seed,
-                "eval_seed": task.eval_seed,
-                "metrics": result.metrics,
-                "details": result.details,
-                "cost": {"seconds": round(time.monotonic() - started, 3)},
-                "inputs": {
-                    "encoder_sha256": encoder_sha256,
-                    "data_fingerprint": data.fingerprint,
-                },
-                "commit": commit,
-                "dirty": dirty,
-                "encoder_commit": encoder_record["commit"],
-                "encoder_dirty": encoder_record["dirty"],
-            },
         )
         name, value = next(iter(result.metrics.items()))
         self.say(f"{task.name} on {task.data}: {name} {value:.2f}")
         if warning := result.details.get("warning"):
             self.say(f"{task.name} on {task.data}: {warning}")
-
-
-def _whole_result(task: PlannedTask, encoder_sha256: str, cfg: Config) -> bool:
-    """Whether a task's result is there.
-
-    Raises:
-        ValueError: naming the file, if it is broken or was made from something else.
-    """
-    path: Path = task.result
-    if not path.exists():
-        return False
-    result = read_json(path)
-    expected = {
-        "encoder_sha256": encoder_sha256,
-        "eval_seed": task.eval_seed,
-        "pretrain_seed": cfg.seed,
-        "data_fingerprint": task.fingerprint,
-    }
-    found = {key: result.get(key) for key in ("eval_seed", "pretrain_seed")}
-    found |= result.get("inputs", {})
-    if "metrics" not in result or found != expected:
-        raise ValueError(
-            f"{path} was made from another encoder, seed or data; delete it to evaluate again"
-        )
-    return True
 
 
 def _same_data(name: str, found: str, planned: str) -> None:

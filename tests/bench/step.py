@@ -51,6 +51,7 @@ class Case:
     at_once: bool = False
     update: str = "alternating"
     compile: str = "off"
+    sync_batchnorm: bool = False
 
 
 def adios() -> Adios:
@@ -101,6 +102,7 @@ def make_trainer(case: Case, device: torch.device) -> Trainer:
         batchnorm="once",
         precision=case.precision,
         update=case.update,
+        sync_batchnorm=case.sync_batchnorm,
     )
     compile_nets((encoder, *method.costly_nets()), case.compile)
     return trainer
