@@ -74,7 +74,8 @@ def same(first: list[Tensor], second: list[Tensor]) -> bool:
 def test_run__separable_classes_are_learnt(
     precision: str, small_resnet: MakeResNet, coloured: MakeData, recorded: Recorded
 ) -> None:
-    task = FineTuning(**ONE | {"precision": precision})
+    # In bf16 half of these epochs end between 80 and 100%, by how a processor rounds.
+    task = FineTuning(**ONE | {"precision": precision, "epochs": 8})
     metrics, states = recorded(task, small_resnet(), coloured())
     assert list(metrics) == ["accuracy", "train_accuracy"]
     assert min(metrics.values()) > 97
