@@ -55,13 +55,13 @@ class Batches:
             pixels=torch.stack(pixels),
             index=samples.index,
             labels=samples.labels,
-            segments=self._moved(samples.segments, streams),
+            segments=self._followed(samples.segments, streams),
             progress=step / max(self.steps, 1),
             streams=streams,
-            superpixels=self._moved(superpixels, streams),
+            superpixels=self._followed(superpixels, streams),
         )
 
-    def _moved(self, labels: Tensor | None, streams: Streams) -> Int[Tensor, "2 b h w"] | None:
+    def _followed(self, labels: Tensor | None, streams: Streams) -> Int[Tensor, "2 b h w"] | None:
         """Labels of pixels, moved as the pixels of each view."""
         if labels is None:
             return None

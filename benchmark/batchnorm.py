@@ -105,11 +105,15 @@ def record_statistics(net: nn.Module, *, synchronised: bool = False) -> None:
                 f"the net has a {kind.__name__}, whose statistics cannot be recorded; choose a net "
                 "with BatchNorm1d, BatchNorm2d, timm's BatchNormAct2d or other norms"
             )
-        if module.track_running_stats:
-            # Names of parameters, hooks and whoever holds the module are none the wiser.
-            module.__class__ = type(f"Recording{kind.__name__}", (RecordingNorm, kind), {})
-            assert isinstance(module, RecordingNorm)
-            module.views, module.synchronised, module.recorded = 1, synchronised, None
+        if not module.track_running_stats:
+            raise UserError(
+                f"the net has a {kind.__name__} without running statistics, which has nothing to "
+                "evaluate with; set track_running_stats=True or choose another net"
+            )
+        # Names of parameters, hooks and whoever holds the module are none the wiser.
+        module.__class__ = type(f"Recording{kind.__name__}", (RecordingNorm, kind), {})
+        assert isinstance(module, RecordingNorm)
+        module.views, module.synchronised, module.recorded = 1, synchronised, None
 
 
 def over_views(
@@ -140,9 +144,18 @@ def forward_order(rule: str, hidden: int, records: int, *, adversary: bool) -> l
         records: forwards that a norm saw: the clean view, the hidden ones, and those without a
             mask if there were any.
         adversary: whether it is the adversary's phase.
+
+    Raises:
+        UserError: for a norm that a net uses several times in a forward, of which only "once"
+            knows the order.
     """
     if rule == "once":
         return [] if adversary else list(range(records))
+    if records > hidden + 2:
+        raise UserError(
+            f"batchnorm={rule} gives the order of forwards of a whole net, and this one uses a "
+            "BatchNorm several times in each; use batchnorm=once"
+        )
     order = [view for k in range(1, hidden + 1) for view in (0, k)]
     return order + [v for unmasked in range(hidden + 1, records) for v in (0, unmasked)]
 
@@ -176,6 +189,8 @@ def _move(norms: Sequence[RecordingNorm], rule: str, hidden: int, *, adversary: 
     for norm in norms:
         alike[len(norm.recorded or ()), norm.momentum or 0.0].append(norm)
     for (records, momentum), group in alike.items():
+        if not records:  # a part of the net that this phase does not use
+            continue
         order = forward_order(rule, hidden, records, adversary=adversary)
         if not order:
             continue

@@ -130,6 +130,7 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
         unmasked_pair=cfg.unmasked_pair,
         update=cfg.update,
         sync_batchnorm=cfg.sync_batchnorm and count() > 1,
+        cuda_graphs=execution.compile == "reduce-overhead",
     )
     # After the trainer has let BatchNorm record.
     costly = (encoder, *objective.costly_nets(), *method.costly_nets())

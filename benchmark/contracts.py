@@ -172,7 +172,11 @@ class Encoder(nn.Module):
 
 @runtime_checkable
 class Segmenter(Protocol):
-    """Cuts images up; what two of them with the same ``repr`` find is the same."""
+    """Cuts images up."""
+
+    @property
+    def finds(self) -> str:
+        """Names what it finds: two of them with the same name find the same."""
 
     def segment(self, pixels: Images) -> Int[Tensor, "b h w"]:
         """Superpixel of each pixel of images in [0, 1], numbered from 0; at most 32,768."""

@@ -32,7 +32,7 @@ def cost_per_image(trainer: Trainer, batch: Batch) -> Cost:
     parts = {
         name: copy.deepcopy(getattr(trainer, name)) for name in ("encoder", "objective", "method")
     }
-    rehearsal = replace(trainer, **parts, probe=None)
+    rehearsal = replace(trainer, **parts, probe=None, cuda_graphs=False)
     # The optimisers hold the originals' parameters, which get no gradient here.
     rehearsal.encoder_optimiser = torch.optim.SGD(parts["encoder"].parameters(), lr=0.0)
     if rehearsal.mask_optimiser is not None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
@@ -55,6 +57,20 @@ class Execution:
             branches=branches if self.branches == "auto" else self.branches,
             compile=mode if self.compile == "auto" else self.compile,
         )
+
+    def check(self, device: torch.device) -> None:
+        """Refuse to compile where there is nothing to compile with.
+
+        Raises:
+            UserError: if no C compiler is found.
+        """
+        mode = self.on(device).compile
+        compilers = filter(None, (os.environ.get("CC"), "cc", "gcc", "clang"))
+        if mode != "off" and not any(map(shutil.which, compilers)):
+            raise UserError(
+                f"trainer.compile={mode} needs a C compiler, and none is on the path; install gcc "
+                "or set trainer.compile=off"
+            )
 
 
 def compile_nets(nets: Iterable[nn.Module], mode: str) -> None:

@@ -35,8 +35,8 @@ class Feed:
     """Hands out batches of a split.
 
     A split that fits lives on the device, where a batch is an indexing. A larger one, memory-mapped
-    as a rule, stays where it is: a thread gathers its batches ahead of time, so that neither the
-    disk nor the copy is waited for. The batches are the same either way.
+    as a rule, stays where it is: a thread gathers its batches ahead of time, so that the
+    disk is not waited for, nor by the host the copy. The batches are the same either way.
 
     Args:
         split: what is handed out; segments only if ``segments``.

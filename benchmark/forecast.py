@@ -187,7 +187,11 @@ def _times(work: Work, count: int) -> Work:
 
 
 def _timed(call: Callable[[], None], device: torch.device) -> float:
-    """Seconds of the fastest of four calls, or of as many as there is patience for."""
+    """Seconds of the fastest of four calls, or of as many as there is patience for.
+
+    One before them does not count: it may compile.
+    """
+    call()
     seconds: list[float] = []
     while len(seconds) < 4 and sum(seconds) < _PATIENCE:
         started = time.perf_counter()

@@ -37,7 +37,8 @@ def save_masks(folder: Path, training: Pretraining, data: Dataset) -> bool:
         data: whose images are taken.
     """
     batch = training.batches.plain(data.test or data.train, _IMAGES, training.device)
-    proposal = training.trainer.propose(batch)
+    with torch.no_grad():
+        proposal = training.trainer.propose(batch)
     # What the encoder trains under where that is not what was proposed, as another image's masks.
     masks = proposal.masks if proposal.trained is None else proposal.trained
     if not masks.any():

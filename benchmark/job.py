@@ -175,7 +175,7 @@ class _Job:
             training = build_pretraining(self.cfg, self.data, self.device)
             report = self._report_training(training.steps)
             return training, training.run(self.run_plan.folder, self._owner, report)
-        except NonFiniteLossError:  # all processes find it in the same step
+        except (NonFiniteLossError, processes.ElsewhereError):  # which all of them meet
             raise
         except Exception as error:
             if processes.count() == 1:

@@ -108,7 +108,7 @@ class Planner:
             tasks=tasks,
             skipped=skipped,
             varied=tuple(varied),
-            update=cfg.update if trainer.mask_optimiser is not None else "alternating",
+            update=_update(cfg, trainer),
         )
         return Planned(run, cfg)
 
@@ -270,8 +270,17 @@ def _own_payload(cfg: Config, payload: dict[str, Any], trainer: Trainer) -> dict
         del own["objective"]
     if trainer.mask_optimiser is None:
         del own["mask_optimiser"], own["turns"]
+    if _update(cfg, trainer) == "alternating":
         own.pop("update", None)
+    if cfg.control == "untrained":
+        own = {k: v for k, v in own.items() if k not in ("processes", "sync_batchnorm")}
     return own
+
+
+def _update(cfg: Config, trainer: Trainer) -> str:
+    """The update that is made: without an adversary none is simultaneous to it."""
+    alone = cfg.update == "simultaneous" and trainer.mask_optimiser is None
+    return "alternating" if alone or cfg.control == "untrained" else cfg.update
 
 
 def lacks(data: Dataset, need: str) -> str | None:

@@ -6,6 +6,7 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -95,12 +96,17 @@ class Pretraining:
         self.profile = profile
         self.split = split
         self.fingerprint = data.train_fingerprint
-        self.feed = self._feed(split)
         count = len(split)
         self.steps_per_epoch = count // batch_size if drop_last else math.ceil(count / batch_size)
         self.batches = Batches(
             data, augment, trainer.method.segmenter, seed=seed, epochs=epochs, steps=self.steps
         )
+
+    @cached_property
+    def feed(self) -> Feed:
+        """Hands out the samples."""
+        segments = "segments" in self.trainer.method.needs
+        return Feed(self.split, self.device, segments=segments, residence=self.residence)
 
     @property
     def steps(self) -> int:
@@ -181,15 +187,14 @@ class Pretraining:
                 folder=folder,
                 fingerprint=self.fingerprint,
                 device=self.device,
-                report=lambda done: report(f"superpixels {done}/{len(self.split)}", 0, False),
+                report=lambda words: report(words, 0, False),
             )
 
-        processes.once(lambda: found() and None)
-        self.feed = self._feed(found())
+        def make() -> None:  # and hand no images to the other processes
+            found()
 
-    def _feed(self, split: Split) -> Feed:
-        segments = "segments" in self.trainer.method.needs
-        return Feed(split, self.device, segments=segments, residence=self.residence)
+        processes.once(make)
+        self.split = found()
 
     def _cost(self, steps: int, per_image: Cost, seconds: float) -> dict[str, Any]:
         epochs, rest = divmod(steps, max(self.steps_per_epoch, 1))
@@ -203,7 +208,7 @@ class Pretraining:
     @property
     def images_per_epoch(self) -> int:
         """Images that an epoch trains on."""
-        return min(self.steps_per_epoch * self.batch_size, len(self.feed))
+        return min(self.steps_per_epoch * self.batch_size, len(self.split))
 
     def _epoch(
         self,

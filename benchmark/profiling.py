@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.autograd import DeviceType  # type: ignore[attr-defined]
 from torch.profiler import ProfilerActivity, profile, record_function
 
 from benchmark.files import write_atomically, write_text
 
 _SKIPPED = 3  # steps at the beginning, in which memory and compiled code are made
 _TRACED = 5
-_SHOWN = 20  # operators on the page
+_LISTED = 20  # operators on the page
 
 # The parts of a step, in the order in which they come.
 SECTIONS = ("input", "masks", "diagnosis", "encoder's step", "adversary's step", "log")
@@ -69,7 +70,7 @@ class StepProfiler:
         """Called after the last step: write what there is, and say so if there is nothing."""
         if self._profile is not None:
             self._write()
-        elif self._steps <= _SKIPPED:
+        if self._steps <= _SKIPPED:
             skipped = f"the first {_SKIPPED} are skipped"
             text = f"No profile: training had {self._steps} steps, and {skipped}.\n"
             write_text(self.folder / "summary.md", text)
@@ -114,7 +115,8 @@ def summary(
     """
     gpu = device.type == "cuda"
     whose = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
-    busy = sum(e.self_device_time_total for e in events) / 1e6 / steps
+    sections, operators = _told_apart(events, gpu)
+    busy = sum(_own(event, gpu) for event in operators) / 1e6 / steps
     lines = [
         "# Where a step's time goes",
         "",
@@ -129,9 +131,8 @@ def summary(
         lines += [f"The GPU computed for {share} of it; peak memory {memory:.2f} GiB.", ""]
     column = "GPU ms" if gpu else "ms"
     lines += [f"| part of a step | {column} | share |", "|---|---|---|"]
-    by_name = {e.key: e for e in events}
     for name in SECTIONS:
-        if (event := by_name.get(_label(name))) is not None:
+        if (event := sections.get(_label(name))) is not None:
             total = event.device_time_total if gpu else event.cpu_time_total
             lines.append(_line(name, total / 1e6 / steps, busy if gpu else seconds))
     lines += [
@@ -139,15 +140,27 @@ def summary(
         f"| operator, without what it calls | {column} | share | calls |",
         "|---|---|---|---|",
     ]
-    operators = [e for e in events if e.key not in map(_label, SECTIONS)]
-    operators.sort(key=lambda e: -_own(e, gpu))
-    for event in operators[:_SHOWN]:
+    for event in operators[:_LISTED]:
         calls = f" {event.count / steps:.0f} |"
         lines.append(
             _line(f"`{event.key[:60]}`", _own(event, gpu) / 1e6 / steps, busy if gpu else seconds)
             + calls
         )
     return "\n".join(lines) + "\n"
+
+
+def _told_apart(events: Any, gpu: bool) -> tuple[dict[str, Any], list[Any]]:
+    """Parts of a step by label, and operators by the time that they take themselves.
+
+    On a GPU these are its kernels. What called them is listed with the time of the same kernels,
+    and a part of a step once for each device.
+    """
+    wanted = DeviceType.CUDA if gpu else DeviceType.CPU
+    events = [event for event in events if event.device_type == wanted]
+    labels = set(map(_label, SECTIONS))
+    sections = {event.key: event for event in events if event.key in labels}
+    operators = [e for e in events if e.key not in labels and not e.is_user_annotation]
+    return sections, sorted(operators, key=lambda event: -_own(event, gpu))
 
 
 def _own(event: Any, gpu: bool) -> float:

@@ -15,6 +15,8 @@ from torch.distributed import is_torchelastic_launched
 from benchmark import processes
 from benchmark.config import Config
 from benchmark.errors import UserError, at_least
+from benchmark.execution import Execution
+from benchmark.feed import RESIDENCES
 from benchmark.precision import native_precision
 
 CONTROLS = ("untrained", "supervised")
@@ -133,7 +135,9 @@ def check_numbers(cfg: Config) -> None:
         raise UserError(f"controls={cfg.controls}: {unknown.pop()} is not one of {CONTROLS}")
     if cfg.probe.lr < 0:
         raise UserError(f"probe.lr={cfg.probe.lr} must not be negative")
-    resolve_device(cfg.device)
+    Execution(**vars(cfg.trainer)).check(resolve_device(cfg.device))
+    if cfg.residence not in RESIDENCES:
+        raise UserError(f"residence={cfg.residence} is not one of {', '.join(RESIDENCES)}")
     check_writable(Path(cfg.runs_dir))
     check_writable(Path(cfg.tables_dir), "tables_dir")
 

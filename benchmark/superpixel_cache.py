@@ -13,7 +13,7 @@ from jaxtyping import Int16
 from torch import Tensor
 
 from benchmark.contracts import Segmenter, Split
-from benchmark.files import write_atomically
+from benchmark.files import exclusive, write_atomically
 
 _CHUNK = 256  # images segmented at once
 
@@ -25,25 +25,27 @@ def with_superpixels(
     folder: Path,
     fingerprint: str,
     device: torch.device,
-    report: Callable[[int], object],
+    report: Callable[[str], object],
 ) -> Split:
     """The split with the superpixels of its images, memory-mapped from a file.
 
     Args:
         split: whose images are cut up, at the size that they are stored in.
-        segmenter: that cuts; what it says of itself names the file.
-        folder: of the files; one is made when it is missing.
+        segmenter: that cuts; what it finds names the file.
+        folder: of all such files; one that is missing is made, by one process at a time.
         fingerprint: of the split.
         device: that segments.
-        report: told how many images are done while the file is made.
+        report: told in words how far the making is.
 
     Raises:
         ValueError: naming the file, if it is broken or of other images.
     """
-    name = hashlib.sha256(f"{fingerprint} {segmenter!r}".encode()).hexdigest()[:16]
-    file = folder / f"superpixels-{name}.npy"
+    name = hashlib.sha256(f"{fingerprint} {segmenter.finds}".encode()).hexdigest()[:16]
+    file = folder / f"superpixels-{name}" / "superpixels.npy"
     if not file.exists():
-        write_atomically(file, lambda part: _write(part, split, segmenter, device, report))
+        with exclusive(file.parent, lambda: report("another process makes superpixels; waiting")):
+            if not file.exists():
+                write_atomically(file, lambda part: _write(part, split, segmenter, device, report))
     try:
         found = np.load(file, mmap_mode="c")
         if (found.dtype, found.shape) != (np.int16, _shape(split)):
@@ -68,7 +70,7 @@ def _write(
     split: Split,
     segmenter: Segmenter,
     device: torch.device,
-    report: Callable[[int], object],
+    report: Callable[[str], object],
 ) -> None:
     with part.open("wb") as file:  # open_memmap would choose the name's ending
         header = {"descr": "<i2", "fortran_order": False, "shape": _shape(split)}
@@ -77,4 +79,4 @@ def _write(
         for images in split.images.split(_CHUNK):
             segmented(segmenter, images.to(device)).cpu().numpy().astype("<i2").tofile(file)
             done += len(images)
-            report(done)
+            report(f"superpixels {done}/{len(split)}")

@@ -58,6 +58,8 @@ class Trainer:
             "simultaneous" takes both players' gradients from one forward, so the adversary's is
             another one.
         sync_batchnorm: take BatchNorm's statistics over the batches of all processes.
+        cuda_graphs: the nets record CUDA graphs, which must be told where a step begins: left to
+            guess, they would free within it what the adversary's turn still needs.
 
     Raises:
         UserError: for an update that the other rules do not allow.
@@ -77,6 +79,7 @@ class Trainer:
     unmasked_pair: bool = False
     update: str = "alternating"
     sync_batchnorm: bool = False
+    cuda_graphs: bool = False
 
     def __post_init__(self) -> None:
         check_update(
@@ -103,6 +106,8 @@ class Trainer:
         Returns:
             What is worth logging, without graph and still on the device.
         """
+        if self.cuda_graphs:
+            torch.compiler.cudagraph_mark_step_begin()
         data = [batch, batch.swapped()] if self.mask_both_views else [batch]
         proposed = self._proposed(data)
         sides: list[Side] | None = proposed

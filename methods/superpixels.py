@@ -27,6 +27,7 @@ from methods.connected_parts import connect
 
 SuperpixelsOf = Literal["view", "image"]
 
+_MOST_SEGMENTS = 2**15  # numbered from 0 they are kept in 16 bits
 _FIXED_POINT = 2.0**24
 _INFINITY_BITS = 0x7F800000
 # Pixels that a CPU, of which the cache is small, takes at once; a GPU takes all images.
@@ -62,12 +63,25 @@ class ColourClusters:
         Raises:
             UserError: for values out of range.
         """
+        if self.num_segments > _MOST_SEGMENTS:
+            raise UserError(
+                f"{prefix}num_segments={self.num_segments} must be at most {_MOST_SEGMENTS}; try "
+                "one segment per 16 pixels"
+            )
         if self.compactness <= 0 or self.slic_iterations < 0 or self.kmeans_iterations < 1:
             raise UserError(
                 f"{prefix}compactness={self.compactness} and kmeans_iterations="
                 f"{self.kmeans_iterations} must be positive, slic_iterations="
                 f"{self.slic_iterations} not negative"
             )
+
+    @property
+    def finds(self) -> str:
+        """Names the superpixels: the settings of SLIC, and a number to raise when it changes."""
+        return (
+            f"slic 1 {self.num_segments} {self.compactness} {self.slic_iterations} {self.colour} "
+            f"{self.connected}"
+        )
 
     def segment(self, pixels: Images) -> Int[Tensor, "b h w"]:
         """Superpixel of each pixel of images in [0, 1], RGB."""

@@ -12,6 +12,7 @@ median of the ratios within each repeat. Use the allocator settings of `benchmar
 
 from __future__ import annotations
 
+import statistics
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -103,6 +104,7 @@ def make_trainer(case: Case, device: torch.device) -> Trainer:
         precision=case.precision,
         update=case.update,
         sync_batchnorm=case.sync_batchnorm,
+        cuda_graphs=case.compile == "reduce-overhead",
     )
     compile_nets((encoder, *method.costly_nets()), case.compile)
     return trainer
@@ -170,9 +172,18 @@ def rows(count: int | None = None, repeats: int = 3) -> list[Row]:
     batch = make_batch(count, device)
     cases = gpu_cases() if gpu else cpu_cases()
     steps = {"reference order": reference_step(batch)}
-    steps |= {case.name: our_step(case, batch) for case in cases}
-    seconds = interleaved(steps, repeats, warm_up=4 if gpu else 1)
     found = []
+    for case in cases:
+        step = our_step(case, batch)
+        try:
+            step()
+        except Exception as error:  # is told in the table; the other cases are still worth knowing
+            words = f"FAILED: {type(error).__name__} {error}".splitlines()[0]
+            found.append(Row("step", case.name, None, "img/s", note=words[:200]))
+        else:
+            steps[case.name] = step
+    cases = [case for case in cases if case.name in steps]
+    seconds = interleaved(steps, repeats, warm_up=4 if gpu else 1)
     for name, taken in seconds.items():
         speeds = [count / s for s in taken]
         found.append(summary("step", name, speeds, "img/s", ASKED.get(name, "") if gpu else ""))
@@ -188,7 +199,7 @@ def rows(count: int | None = None, repeats: int = 3) -> list[Row]:
         )
     if gpu:
         for case in cases:
-            found += _gpu_rows(case, batch, min(seconds[case.name]))
+            found += _gpu_rows(case, batch, statistics.median(seconds[case.name]))
     return found + _not_measured(gpu)
 
 

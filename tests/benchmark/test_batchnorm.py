@@ -115,9 +115,36 @@ def test_running_statistics__a_failure_leaves_a_usable_net() -> None:
     assert torch.equal(net(make_views()[0]), plain_net()(make_views()[0]))
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_running_statistics__of_a_norm_that_saw_nothing_stay(rule: str) -> None:
+    net = nn.ModuleList([nn.BatchNorm2d(3), nn.BatchNorm2d(3)]).double()
+    record_statistics(net)
+    with running_statistics((net,), rule, 1, adversary=False):
+        for view in make_views()[:2]:
+            net[0](view)
+    assert net[0].num_batches_tracked == 2
+    assert net[1].num_batches_tracked == 0
+    assert torch.equal(net[1].running_mean, torch.zeros(3, dtype=torch.float64))
+
+
+def test_running_statistics__refuses_an_order_for_a_norm_used_several_times() -> None:
+    net = nn.BatchNorm2d(3).double()
+    record_statistics(net)
+
+    def phase() -> None:
+        with running_statistics((net,), "adios", 1, adversary=False):
+            for view in make_views()[:2]:
+                net(net(view))
+
+    with pytest.raises(UserError, match="use batchnorm=once"):
+        phase()
+
+
 def test_record_statistics__refuses_what_it_does_not_know() -> None:
     with pytest.raises(UserError, match="SyncBatchNorm, whose statistics cannot be recorded"):
         record_statistics(nn.Sequential(nn.SyncBatchNorm(3)))
+    with pytest.raises(UserError, match="BatchNorm2d without running statistics"):
+        record_statistics(nn.BatchNorm2d(3, track_running_stats=False))
 
 
 def test_rules__are_those_tested() -> None:

@@ -123,6 +123,14 @@ def test_execution__auto_is_the_device_s() -> None:
     assert Execution("batch", "default").on(torch.device("cpu")) == Execution("batch", "default")
 
 
+def test_check__without_a_compiler_there_is_no_compiling(monkeypatch, tmp_path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.delenv("CC", raising=False)
+    Execution().check(torch.device("cpu"))
+    with pytest.raises(UserError, match=r"trainer\.compile=default needs a C compiler"):
+        Execution().check(torch.device("cuda"))
+
+
 @pytest.mark.parametrize("key", ["branches", "compile"])
 def test_execution__refuses(key: str) -> None:
     with pytest.raises(UserError, match=re.escape(f"trainer.{key}=some is not one of auto")):

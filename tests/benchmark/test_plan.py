@@ -53,6 +53,10 @@ def plan(planner: Planner, tmp_path: Path, monkeypatch):
         "data.test_count=20",
         "processes=1",
         "sync_batchnorm=false",  # of one process there is nothing to synchronise
+        "update=simultaneous",  # no adversary
+        "trainer.branches=batch",
+        "trainer.compile=default",
+        "trainer.profile=true",
     ],
 )
 def test_plan__hash_is_blind_to_what_changes_no_encoder(plan, change: str) -> None:
@@ -94,6 +98,16 @@ def test_plan__setting_is_shared_by_methods_and_objectives(plan) -> None:
     }
     assert settings == {plan().run.setting}
     assert plan("epochs=7").run.setting != plan().run.setting
+
+
+@pytest.mark.parametrize("update", ["simultaneous", "low_memory"])
+def test_plan__another_update_is_another_run_that_says_so(plan, update: str) -> None:
+    ordinary, other = (plan("method=adios", f"update={u}").run for u in ("alternating", update))
+    assert ordinary.hash8 == plan("method=adios").run.hash8 != other.hash8
+    assert (ordinary.update, other.update) == ("alternating", update)
+    untrained = plan("method=untrained", f"update={update}").run
+    assert untrained.hash8 == plan("method=untrained").run.hash8
+    assert untrained.update == "alternating"
 
 
 def test_plan__controls_are_the_same_for_every_objective(plan) -> None:

@@ -178,6 +178,8 @@ def by_superpixels(superpixels_of: str) -> Superpixel:
 class ReadOff:
     """Finds the numbers that were painted."""
 
+    finds = "painted"
+
     def segment(self, pixels: Tensor) -> Tensor:
         return (pixels[:, 0] * 17).round().long()
 
@@ -229,7 +231,9 @@ def test_run__profile_tells_where_the_time_goes(
     assert len(steps) >= traced
 
 
-def test_run__a_training_too_short_to_profile_says_so(data: Dataset, tmp_path) -> None:
-    make_training(data, NoMask(), profile=True).run(tmp_path, "test", lambda *_: None)
-    assert "training had 2 steps" in (tmp_path / "profile/summary.md").read_text()
+@pytest.mark.parametrize("steps", [2, 3])
+def test_run__a_training_too_short_to_profile_says_so(data: Dataset, tmp_path, steps: int) -> None:
+    short = {"batch_size": 22 // steps, "profile": True}
+    make_training(data, NoMask(), **short).run(tmp_path, "test", lambda *_: None)
+    assert f"training had {steps} steps" in (tmp_path / "profile/summary.md").read_text()
     assert not (tmp_path / "profile/trace.json").exists()

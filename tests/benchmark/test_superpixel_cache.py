@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,7 @@ def split() -> Split:
 
 
 def cached(split: Split, folder: Path, clusters: ColourClusters, **changes) -> tuple[Split, list]:
-    told: list[int] = []
+    told: list[str] = []
     settings = {"folder": folder, "fingerprint": "f", "device": CPU, "report": told.append}
     return with_superpixels(split, clusters, **{**settings, **changes}), told
 
@@ -30,12 +31,14 @@ def cached(split: Split, folder: Path, clusters: ColourClusters, **changes) -> t
 def test_with_superpixels__found_once_and_read_again(split: Split, tmp_path: Path) -> None:
     clusters = ColourClusters(num_segments=16)
     made, told = cached(split, tmp_path, clusters)
-    assert told == [256, 300]
+    assert told == ["superpixels 256/300", "superpixels 300/300"]
     assert torch.equal(made.superpixels[280:], segmented(clusters, split.images[280:]))
     again, told = cached(split, tmp_path, clusters)
     assert told == []
     assert torch.equal(again.superpixels, made.superpixels)
     assert len(list(tmp_path.iterdir())) == 1
+    # What clusters them afterwards changes no superpixel.
+    assert cached(split, tmp_path, replace(clusters, kmeans_iterations=3))[1] == []
 
 
 @pytest.mark.parametrize("changes", [{"fingerprint": "g"}, {"clusters": ColourClusters(25)}])
@@ -45,14 +48,14 @@ def test_with_superpixels__of_other_images_or_settings_are_others(
     some = Split(split.images[:8])
     cached(some, tmp_path, ColourClusters(16))
     _, told = cached(some, tmp_path, changes.pop("clusters", ColourClusters(16)), **changes)
-    assert told == [8]
+    assert told == ["superpixels 8/8"]
     assert len(list(tmp_path.iterdir())) == 2
 
 
 def test_with_superpixels__names_a_damaged_file(split: Split, tmp_path: Path) -> None:
     some = Split(split.images[:8])
     cached(some, tmp_path, ColourClusters())
-    (file,) = tmp_path.iterdir()
+    (file,) = tmp_path.rglob("*.npy")
     file.write_bytes(file.read_bytes()[:-10])
     with pytest.raises(ValueError, match=rf"{file} is damaged .*; delete it to have it made again"):
         cached(some, tmp_path, ColourClusters())
@@ -62,9 +65,9 @@ def test_with_superpixels__names_a_damaged_file(split: Split, tmp_path: Path) ->
 
 
 def test_with_superpixels__a_failure_leaves_nothing(split: Split, tmp_path: Path) -> None:
-    def interrupt(_done: int) -> None:
+    def interrupt(_words: str) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         cached(split, tmp_path, ColourClusters(), report=interrupt)
-    assert list(tmp_path.iterdir()) == []
+    assert [p.name for p in tmp_path.rglob("*") if p.is_file()] == [".lock"]

@@ -119,11 +119,12 @@ def test_step__same_update_whichever_way(make_method, make_objective, batchnorm,
         {"turns": Turns(first="mask", mask_steps=2, encoder_mode="eval")},
     ],
 )
-def test_step__low_memory_is_the_same_under_every_rule(rules: dict) -> None:
+@pytest.mark.parametrize("way", [{"update": "low_memory"}, {"at_once": True}])
+def test_step__the_way_does_not_matter_under_any_rule(rules: dict, way: dict) -> None:
     plain, _ = trained(make_trainer(sequential, **rules))
-    slotwise, _ = trained(make_trainer(sequential, update="low_memory", **rules))
+    other, _ = trained(make_trainer(sequential, **way, **rules))
     for name, value in plain.items():
-        torch.testing.assert_close(slotwise[name], value, rtol=1e-9, atol=1e-10, msg=name)
+        torch.testing.assert_close(other[name], value, rtol=1e-9, atol=1e-10, msg=name)
 
 
 def test_step__simultaneous_reads_the_adversarys_gradient_off_the_encoders_forward() -> None:
@@ -221,11 +222,19 @@ def test_mask_step__keeps_nothing_for_the_frozen_weights() -> None:
 class NoWaiting(TorchDispatchMode):
     """Refuses the operations for which a GPU would have to be waited for."""
 
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "is_nonzero", "equal")
+    WAITS = (
+        "_local_scalar_dense", "nonzero", "masked_select", "is_nonzero", "equal", "bincount",
+        "_unique", "_unique2", "unique_dim", "unique_consecutive", "unique_dim_consecutive",
+    )  # fmt: skip
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         name = func.overloadpacket.__name__
-        assert name not in self.WAITS, f"{name} reads a value of the device"
+        by_truth = name.startswith(("index", "_index")) and any(
+            i is not None and i.dtype == torch.bool for a in args if isinstance(a, list) for i in a
+        )
+        counted = name == "repeat_interleave" and isinstance(args[-1], Tensor)
+        waits = name in self.WAITS or by_truth or counted
+        assert not waits, f"{name} reads a value of the device"
         return func(*args, **(kwargs or {}))
 
 
@@ -245,9 +254,13 @@ METHODS = {
 }
 
 
+EVERYTHING = {"at_once": True, "batchnorm": "adios_probe", "mask_both_views": True}
+
+
+@pytest.mark.parametrize("rules", [{}, EVERYTHING, {"update": "low_memory", "unmasked_pair": True}])
 @pytest.mark.parametrize("name", METHODS)
-def test_step__reads_no_value_of_the_device(name: str) -> None:
-    trainer = make_trainer(METHODS[name])
+def test_step__reads_no_value_of_the_device(name: str, rules: dict) -> None:
+    trainer = make_trainer(METHODS[name], **rules)
     batch = make_batch()
     trainer.step(batch)  # optimisers make their state
     with NoWaiting():
@@ -264,9 +277,22 @@ def test_optimiser__reads_no_value_of_the_device(name: str) -> None:
             optimiser.step()
 
 
-def test_no_waiting__would_find_a_read() -> None:
-    with pytest.raises(AssertionError, match="_local_scalar_dense"), NoWaiting():
-        torch.ones(1).item()
+@pytest.mark.parametrize(
+    "read",
+    [
+        lambda x: x[0].item(),
+        lambda x: bool(x[0]),
+        lambda x: x[x > 1],
+        lambda x: x.__setitem__(x > 1, torch.zeros(1)),
+        lambda x: x.unique(),
+        lambda x: x.masked_select(x > 1),
+        lambda x: x.repeat_interleave(x.long()),
+        lambda x: x.long().bincount(),
+    ],
+)
+def test_no_waiting__would_find_a_read(read) -> None:
+    with pytest.raises(AssertionError, match="reads a value"), NoWaiting():
+        read(torch.arange(3.0))
 
 
 def test_costly_nets__are_those_of_the_method_inside() -> None:

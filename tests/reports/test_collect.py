@@ -119,6 +119,17 @@ def test_row_labels__mixed_presets_and_objectives(make_run) -> None:
     ]
 
 
+def test_row_labels__another_update_is_told(make_run) -> None:
+    runs = [
+        make_run("adios", 0, {}, update=u) for u in ("alternating", "simultaneous", "low_memory")
+    ]
+    assert labels(runs) == [
+        "+ ADIOS (demo)",
+        "+ ADIOS (demo, simultaneous update)",
+        "+ ADIOS (demo, low memory update)",
+    ]
+
+
 def test_row_labels__what_the_sweep_varied_before_the_hash(make_run) -> None:
     runs = [
         make_run("sequential", 0, {}, hash8=f"{k:08d}", varied=varied)
