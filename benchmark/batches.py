@@ -7,7 +7,8 @@ from jaxtyping import Int
 from torch import Tensor
 
 from benchmark.augment import Augment
-from benchmark.contracts import Batch, Dataset, Segmenter, Split
+from benchmark.contracts import Batch, Segmenter
+from benchmark.dataset import Dataset, Split
 from benchmark.feed import Samples
 from benchmark.streams import Streams
 from benchmark.superpixel_cache import segmented

@@ -11,7 +11,8 @@ from torch import nn
 
 from benchmark.batchnorm import RULES
 from benchmark.config import Config, NormalisationConfig
-from benchmark.contracts import Dataset, Encoder, MaskingMethod, Objective, Split, Task
+from benchmark.contracts import Encoder, MaskingMethod, Objective
+from benchmark.dataset import Dataset, Split
 from benchmark.errors import UserError
 from benchmark.execution import Execution, compile_nets
 from benchmark.hiding import Fill
@@ -24,6 +25,7 @@ from benchmark.probe import OnlineProbe
 from benchmark.processes import count
 from benchmark.schedule import Schedule
 from benchmark.streams import seeded
+from benchmark.task import Task
 from benchmark.trainer import Trainer
 from benchmark.turns import Turns
 

@@ -8,12 +8,11 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field, replace
-from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar, runtime_checkable
+from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Protocol, runtime_checkable
 
-import numpy as np
 import torch
-from jaxtyping import Float, Int, Int16, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from benchmark.batchnorm import over_views
@@ -22,75 +21,6 @@ from benchmark.streams import Streams
 Images = Float[Tensor, "b 3 h w"]
 Masks = Float[Tensor, "b n h w"]
 Reduction = Literal["mean", "sum"]
-
-
-@dataclass(frozen=True)
-class Split:
-    """Images of one split with whatever ground truth the data set has.
-
-    The arrays may be memory-mapped files larger than memory: read slices, never whole arrays.
-
-    Attributes:
-        images: pixels, one size for all.
-        labels: class of each image; -1 where it is unknown, in a split for pretraining alone.
-        pixel_labels: class of each pixel, 255 where it does not count.
-        segments: object of each pixel, 0 for the background.
-        superpixels: of each pixel, for a method that asked for them.
-    """
-
-    images: UInt8[Tensor, "n 3 h w"]
-    labels: Int[Tensor, "n"] | None = None
-    pixel_labels: UInt8[Tensor, "n h w"] | None = None
-    segments: UInt8[Tensor, "n h w"] | None = None
-    superpixels: Int16[Tensor, "n h w"] | None = None
-
-    def __len__(self) -> int:
-        return len(self.images)
-
-
-@dataclass(frozen=True)
-class Dataset:
-    """A data set, in memory or memory-mapped.
-
-    Attributes:
-        name: as the user calls it; part of the run folder.
-        train: split for training heads, and for pretraining unless ``pretrain`` is given.
-        test: split for scores only; None if there is nothing to score on.
-        class_names: class k is ``class_names[k]``; empty without labels.
-        mean: mean colour in [0, 1].
-        std: standard deviation of colour in [0, 1].
-        fingerprint: SHA-256 of every pixel and label, and of the view.
-        train_fingerprint: the same of the split for pretraining alone, all that an encoder
-            depends on.
-        pretrain: split for pretraining where that is more than ``train``, as with STL-10.
-        pixel_class_names: class k of a pixel is ``pixel_class_names[k]``; empty if it has no name.
-        view_size: side of the images that encoders see, in pixels; None for that of the arrays.
-        view: what an un-augmented image becomes if ``view_size`` differs from the arrays' side:
-            "whole" is resized, of "centre" the central square is cut out.
-    """
-
-    name: str
-    train: Split
-    test: Split | None
-    class_names: tuple[str, ...]
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    fingerprint: str
-    train_fingerprint: str
-    pretrain: Split | None = None
-    pixel_class_names: tuple[str, ...] = ()
-    view_size: int | None = None
-    view: Literal["whole", "centre"] = "whole"
-
-    @property
-    def image_size(self) -> int:
-        """Side of the square images that encoders see, in pixels."""
-        return self.view_size or self.train.images.shape[-1]
-
-    @property
-    def pretraining(self) -> Split:
-        """The split to pretrain on."""
-        return self.train if self.pretrain is None else self.pretrain
 
 
 @dataclass(frozen=True)
@@ -303,85 +233,3 @@ class Objective(nn.Module, ABC):
     def costly_nets(self) -> Iterable[nn.Module]:
         """Its nets that are worth compiling: pure functions of tensors."""
         return ()
-
-
-@dataclass(frozen=True)
-class TaskResult:
-    """Scores of one encoder under one protocol.
-
-    Attributes:
-        metrics: name to value, accuracies and IoUs in percent; the main metric first.
-        details: anything else worth keeping, such as per-class values.
-    """
-
-    metrics: dict[str, float]
-    details: dict[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class SavedMasks:
-    """What a method hides of the first images of a split.
-
-    Attributes:
-        masks: 255 is fully hidden.
-    """
-
-    masks: UInt8[np.ndarray, "n k h w"]
-
-
-Subject = TypeVar("Subject", nn.Module, SavedMasks)
-
-
-@dataclass(frozen=True)
-class Forwards:
-    """Images that go forward through a net.
-
-    Attributes:
-        net: the encoder, or what a task makes of it.
-        size: side of the images in pixels.
-        images: how many; one that comes back too counts as three.
-    """
-
-    net: nn.Module
-    size: int
-    images: int
-
-
-class Task(ABC, Generic[Subject]):
-    """Scores a frozen or fine-tuned copy of an encoder, or saved masks; writes nothing itself.
-
-    Attributes:
-        version: raised whenever a change of the code changes its results.
-        scores: what `run` is given: the "encoder", or the "masks" of the test split.
-        needs: the ground truth without which the task cannot run.
-        seeded: whether the evaluation seed has an influence.
-        protocol: one sentence that says what is trained on what, and how it is scored.
-    """
-
-    version: ClassVar[int]
-    needs: ClassVar[Literal["labels", "pixel_labels", "segments"]]
-    scores: ClassVar[Literal["encoder", "masks"]] = "encoder"
-    seeded: ClassVar[bool] = True
-    protocol: str
-
-    def unsuited(self, encoder: nn.Module) -> str | None:
-        """Why the task makes no sense for this encoder and is left out, or None if it does."""
-        return None
-
-    def check(self, encoder: nn.Module, data: Dataset) -> None:
-        """Refuse what would fail in `run`; called before anything is trained.
-
-        Raises:
-            UserError: if encoder and data do not suit the task.
-        """
-
-    def forwards(self, encoder: nn.Module, data: Dataset) -> list[Forwards]:
-        """What goes through the encoder, for the forecast of a dry run; heads are left out."""
-        images = len(data.train) + (0 if data.test is None else len(data.test))
-        return [Forwards(encoder, data.image_size, images)]
-
-    @abstractmethod
-    def run(
-        self, subject: Subject, data: Dataset, *, eval_seed: int, device: torch.device
-    ) -> TaskResult:
-        """Score ``subject`` on ``data.test`` after training any head on ``data.train``."""

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import UInt8
 from torch import Tensor
 
-from benchmark.contracts import Split
+from benchmark.dataset import Split
 from benchmark.packs.arrays import digest_of_blocks
 
 Colour = tuple[float, float, float]

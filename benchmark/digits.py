@@ -16,8 +16,8 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from benchmark.contracts import Dataset, Split
 from benchmark.data import channel_statistics, digests, fingerprint
+from benchmark.dataset import Dataset, Split
 from benchmark.errors import UserError
 
 CLASS_NAMES = tuple("0123456789")

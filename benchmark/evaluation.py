@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 
-from benchmark.contracts import Dataset, Encoder, SavedMasks, Task, TaskResult
+from benchmark.contracts import Encoder
+from benchmark.dataset import Dataset
 from benchmark.files import read_json, write_json
 from benchmark.hashing import protocol_id
 from benchmark.provenance import git_state
 from benchmark.runs import PlannedTask, Run
+from benchmark.task import SavedMasks, Task, TaskResult
 
 
 def evaluate(

@@ -12,7 +12,7 @@ import torch
 from jaxtyping import Int, Int16, UInt8
 from torch import Tensor
 
-from benchmark.contracts import Split
+from benchmark.dataset import Split
 from benchmark.errors import UserError
 
 RESIDENCES = ("auto", "device", "host")

@@ -11,7 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from benchmark.contracts import Dataset
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.files import exclusive, remove_held
 from benchmark.packs.manifest import DamagedPackError, Recipe

@@ -14,9 +14,10 @@ from benchmark import processes
 from benchmark.build import build_encoder, build_pretraining, build_task
 from benchmark.checkpoint import epochs_done
 from benchmark.config import Config
-from benchmark.contracts import Encoder, Forwards
+from benchmark.contracts import Encoder
 from benchmark.plan import Planned, Planner
 from benchmark.resolve import resolve_device
+from benchmark.task import Forwards
 
 # Images of the steps that are timed: enough for a GPU to be busy, few enough for a CPU to be quick.
 _TIMED_IMAGES = {"cuda": 256, "cpu": 16}

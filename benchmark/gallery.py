@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
-from benchmark.contracts import Dataset, SavedMasks
+from benchmark.dataset import Dataset
 from benchmark.files import write_atomically
 from benchmark.pretrain import Pretraining
+from benchmark.task import SavedMasks
 
 MASKS_FILE = "test.npz"
 

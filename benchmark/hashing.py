@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.config import Config
-from benchmark.contracts import Dataset
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.instantiate import nested_nodes, target
 

@@ -17,7 +17,8 @@ from benchmark import processes
 from benchmark.build import build_encoder, build_pretraining, build_task
 from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
 from benchmark.config import Config
-from benchmark.contracts import Dataset, Encoder, SavedMasks
+from benchmark.contracts import Encoder
+from benchmark.dataset import Dataset
 from benchmark.evaluation import evaluate, whole_result
 from benchmark.files import exclusive, read_json, sha256_of, write_json, write_text
 from benchmark.foreign import load_foreign
@@ -29,6 +30,7 @@ from benchmark.progress import Emit, Event
 from benchmark.provenance import collect, git_state
 from benchmark.resolve import resolve_device
 from benchmark.runs import PlannedTask, Run, identity
+from benchmark.task import SavedMasks
 
 
 def execute(planned: Planned, emit: Emit, planner: Planner | None = None) -> bool:

@@ -18,7 +18,7 @@ from benchmark.build import (
     pretraining_split,
 )
 from benchmark.config import Config, compose, one_sentence
-from benchmark.contracts import Dataset
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.files import sha256_of
 from benchmark.foreign import FORMATS, load_foreign

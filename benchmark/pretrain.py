@@ -17,8 +17,8 @@ from benchmark import processes
 from benchmark.augment import Augment
 from benchmark.batches import Batches
 from benchmark.checkpoint import load_checkpoint, save_checkpoint
-from benchmark.contracts import Dataset, Split
 from benchmark.cost import Cost, cost_per_image
+from benchmark.dataset import Dataset, Split
 from benchmark.feed import Feed
 from benchmark.metrics import MetricsLog, StepBuffer
 from benchmark.optim import set_learning_rate
@@ -239,6 +239,8 @@ class Pretraining:
                     drained = buffer.drain()
                     cost = self._cost(step + 1, per_image, seconds())
                     line = {"epoch": epoch, "step": step, "lr": rates, **drained[-1][1], **cost}
+                    if self.trainer.update != "alternating":
+                        line["update"] = self.trainer.update
                     if log is not None:
                         log.write(line)
                     for name in _SHOWN:
@@ -268,6 +270,8 @@ class Pretraining:
         """The state of training in words; means are over the epoch so far."""
         left = (self.steps - step - 1) * self.batch_size / speed
         words = [f"epoch {epoch + 1}/{self.epochs}"]
+        if self.trainer.update != "alternating":
+            words.append(f"{self.trainer.update} update")
         words += [form.format(means[name]) for name, form in _SHOWN.items() if name in means]
         words.append(f"{speed:.0f} img/s")
         words.append(f"{left // 60:.0f}:{left % 60:02.0f} left")

@@ -114,15 +114,16 @@ def summary(
         flops: of a step.
     """
     gpu = device.type == "cuda"
-    whose = torch.cuda.get_device_name(device) if gpu else f"CPU, {torch.get_num_threads()} threads"
+    threads = torch.get_num_threads()
+    whose = torch.cuda.get_device_name(device) if gpu else f"CPU, {_plural(threads, 'thread')}"
     sections, operators = _told_apart(events, gpu)
     busy = sum(_own(event, gpu) for event in operators) / 1e6 / steps
     lines = [
         "# Where a step's time goes",
         "",
-        f"{steps} steps of {images} images on {whose}: {1e3 * seconds:.1f} ms a step with the "
-        f"profiler, {images / seconds:.0f} images/s, {flops / seconds / 1e12:.3g} TFLOP/s. Open "
-        "trace.json with https://ui.perfetto.dev or chrome://tracing.",
+        f"{_plural(steps, 'step')} of {images} images on {whose}: {1e3 * seconds:.1f} ms a step "
+        f"with the profiler, {images / seconds:.0f} images/s, {flops / seconds / 1e12:.3g} "
+        "TFLOP/s. Open trace.json with https://ui.perfetto.dev or chrome://tracing.",
         "",
     ]
     if gpu:
@@ -165,6 +166,10 @@ def _told_apart(events: Any, gpu: bool) -> tuple[dict[str, Any], list[Any]]:
 
 def _own(event: Any, gpu: bool) -> float:
     return float(event.self_device_time_total if gpu else event.self_cpu_time_total)
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def _line(name: str, seconds: float, of: float) -> str:

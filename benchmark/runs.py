@@ -39,7 +39,7 @@ class Run:
         folder: ``runs/<data>/<method>-<hash8>/seed<k>``.
         setting: hash of everything but method and seed: runs that share it are comparable.
         varied: what a sweep varied beside the names above, as ``key=value``.
-        fingerprint: of the training split, see `benchmark.contracts.Dataset`.
+        fingerprint: of the training split, see `benchmark.dataset.Dataset`.
         control: "untrained" or "supervised" for the two controls, "checkpoint" for somebody else's
             encoder, else None.
         update: how both players move; another one than "alternating" is told in tables.

@@ -20,8 +20,8 @@ from jaxtyping import Int, UInt8
 from PIL import Image
 from torch import Tensor
 
-from benchmark.contracts import Dataset, Split
 from benchmark.data import channel_statistics, digests, fingerprint
+from benchmark.dataset import Dataset, Split
 from benchmark.digits import CLASS_NAMES, cover, samples, wheel_file
 from benchmark.errors import UserError
 from benchmark.streams import Streams, permutation

@@ -12,7 +12,8 @@ import torch
 from jaxtyping import Int16
 from torch import Tensor
 
-from benchmark.contracts import Segmenter, Split
+from benchmark.contracts import Segmenter
+from benchmark.dataset import Split
 from benchmark.files import exclusive, write_atomically
 
 _CHUNK = 256  # images segmented at once

@@ -10,10 +10,11 @@ from jaxtyping import Integer
 from threadpoolctl import threadpool_limits
 from torch import nn
 
-from benchmark.contracts import Dataset, Task, TaskResult
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError, at_least
 from benchmark.precision import check_precision
 from benchmark.streams import Streams
+from benchmark.task import Task, TaskResult
 from tasks.features import SplitName, check_size, examples, frozen_features
 
 

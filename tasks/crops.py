@@ -8,7 +8,8 @@ import torch
 from jaxtyping import Int, UInt8
 from torch import Tensor
 
-from benchmark.contracts import Dataset, Images
+from benchmark.contracts import Images
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.image_ops import crop_boxes, crop_resize, flip
 from benchmark.streams import Streams

@@ -13,7 +13,8 @@ from jaxtyping import Float, Int, Integer, UInt8
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark.contracts import Dataset, Images
+from benchmark.contracts import Images
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.precision import autocast, full_precision
 from benchmark.views import normalise, plain_view
@@ -48,7 +49,7 @@ class Inputs:
     Attributes:
         mean, std: of the data set.
         device: where the encoder is.
-        size, view: see `benchmark.contracts.Dataset`.
+        size, view: see `benchmark.dataset.Dataset`.
     """
 
     mean: tuple[float, float, float]

@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Forwards, Task, TaskResult
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.precision import autocast, check_precision, full_precision
 from benchmark.streams import seeded
+from benchmark.task import Forwards, Task, TaskResult
 from tasks.accuracy import SCORES, accuracies
 from tasks.crops import Crops
 from tasks.features import (

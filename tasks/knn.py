@@ -11,10 +11,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Task, TaskResult
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError, at_least
 from benchmark.precision import check_precision
 from benchmark.streams import permutation
+from benchmark.task import Task, TaskResult
 from tasks.features import check_size, frozen_features
 from tasks.grid import Grid, HeldOut, numbers, whole_numbers
 

@@ -12,9 +12,10 @@ from jaxtyping import Float, Int
 from threadpoolctl import threadpool_limits
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Task, TaskResult
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError, at_least
 from benchmark.precision import check_precision
+from benchmark.task import Task, TaskResult
 from tasks.features import check_size, examples, frozen_features
 from tasks.grid import Grid, HeldOut, numbers
 from tasks.selection import class_ranks, class_shares, sizes

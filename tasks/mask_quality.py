@@ -7,9 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from benchmark.contracts import Dataset, Forwards, SavedMasks, Task, TaskResult
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.mask_metrics import with_controls
+from benchmark.task import Forwards, SavedMasks, Task, TaskResult
 from benchmark.views import plain_segments
 
 

@@ -10,10 +10,11 @@ from typing import ClassVar, Literal
 import torch
 from torch import nn
 
-from benchmark.contracts import Dataset, Forwards, Task, TaskResult
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError, at_least
 from benchmark.precision import autocast, full_precision
 from benchmark.streams import Streams, permutation
+from benchmark.task import Forwards, Task, TaskResult
 from benchmark.views import plain_view
 from tasks.corruptions import CORRUPTIONS, Disturb, occlude, shuffle_patches, strengths
 from tasks.features import EVAL_BATCH, Inputs, examples, unchanged, working_copy

@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Forwards, Task, TaskResult
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.precision import autocast, check_precision
 from benchmark.streams import Streams, seeded
+from benchmark.task import Forwards, Task, TaskResult
 from tasks.fcn import FCN, HEADS, FCNHead
 from tasks.features import (
     EVAL_BATCH,

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 # What plug-ins may use of benchmark: modules that know neither trainer nor configuration.
 LEAVES = {
     "contracts", "errors", "streams", "precision", "image_ops", "schedule", "optim", "views",
-    "mask_metrics", "batchnorm", "processes",
+    "mask_metrics", "dataset", "task", "batchnorm", "processes",
 }  # fmt: skip
 PACKAGES = ("benchmark", "methods", "tasks", "reports")
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from benchmark.config import compose
-from benchmark.contracts import Dataset
+from benchmark.dataset import Dataset
 from benchmark.instantiate import instantiate
 from benchmark.packs.arrays import ArrayFile
 from benchmark.packs.manifest import Manifest, Recipe, Stored

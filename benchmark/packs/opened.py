@@ -23,7 +23,7 @@ class Part:
     """Some splits of a pack as one.
 
     Attributes:
-        arrays: as `benchmark.contracts.Split` names them, memory-mapped.
+        arrays: as `benchmark.dataset.Split` names them, memory-mapped.
         digests: of each array, a list where several stored splits are joined.
         counts: how often each of the 256 values occurs in each channel.
     """

@@ -12,8 +12,8 @@ from typing import Any, Literal
 
 import torch
 
-from benchmark.contracts import Dataset, Split
 from benchmark.data import counted_statistics, fingerprint
+from benchmark.dataset import Dataset, Split
 from benchmark.errors import UserError
 from benchmark.packs.fitting import Fit
 from benchmark.packs.manifest import MANIFEST, DamagedPackError, MissingPackError, Recipe
@@ -51,7 +51,7 @@ def load(
         fit: how images became squares; see `benchmark.packs.fitting.square`.
         labels: name of the label set; None for the only one.
         image_size: side of the images that encoders see in pixels; None for ``stored_size``.
-        view: see `benchmark.contracts.Dataset`.
+        view: see `benchmark.dataset.Dataset`.
         pack: the pack's folder, which sets of the same stored images may share; None for ``name``.
         option: what ``data=`` chooses this configuration by; None for ``name``.
 
@@ -113,7 +113,7 @@ def assemble(
     Args:
         name: stays out of the fingerprint: the same images are the same data under any name.
         class_names: of the labels.
-        parts: "train", and perhaps "test" and "pretrain", as in `benchmark.contracts.Dataset`.
+        parts: "train", and perhaps "test" and "pretrain", as in `benchmark.dataset.Dataset`.
         more: whatever else makes the data what it is.
     """
     splits = {

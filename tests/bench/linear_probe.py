@@ -27,8 +27,8 @@ import numpy as np
 import torch
 from PIL import Image
 
-from benchmark.contracts import Dataset, Split
 from benchmark.data import channel_statistics
+from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.streams import seeded
 from tasks.linear import LinearProbe

@@ -17,7 +17,7 @@ import torch
 from measure import Row, interleaved, print_rows, ratios, summary
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset
+from benchmark.dataset import Dataset
 from benchmark.encoders import ResNet
 from benchmark.scenes import load
 from benchmark.streams import seeded

@@ -11,7 +11,8 @@ import yaml
 from torch import Tensor, nn
 
 from benchmark.checkpoint import load_encoder, save_encoder
-from benchmark.contracts import Dataset, Encoder, Split
+from benchmark.contracts import Encoder
+from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
 from benchmark.instantiate import instantiate

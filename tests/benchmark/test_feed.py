@@ -10,7 +10,7 @@ import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from benchmark import feed as feed_module
-from benchmark.contracts import Split
+from benchmark.dataset import Split
 from benchmark.errors import UserError
 from benchmark.feed import Feed
 

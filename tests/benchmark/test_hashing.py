@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from benchmark.config import compose
-from benchmark.contracts import Dataset, Split
+from benchmark.dataset import Dataset, Split
 from benchmark.hashing import result_payload, short_hash
 from benchmark.resolve import typed
 

@@ -14,7 +14,8 @@ from benchmark import digits, scenes
 from benchmark.augment import Augment
 from benchmark.build import normalised_as
 from benchmark.config import NormalisationConfig
-from benchmark.contracts import Batch, Dataset, MaskingMethod
+from benchmark.contracts import Batch, MaskingMethod
+from benchmark.dataset import Dataset
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
 from benchmark.objectives import SimCLR
@@ -163,6 +164,18 @@ def test_run__images_on_the_host_give_the_same_bytes(data: Dataset, tmp_path) ->
     assert all(torch.equal(states[1][name], value) for name, value in states[0].items())
 
 
+@pytest.mark.parametrize("update", ["alternating", "simultaneous"])
+def test_run__another_update_is_told_in_the_log(data: Dataset, tmp_path, update: str) -> None:
+    training = make_training(data, Sequential(32, 2, 8, "none", budget=0.25))
+    training.trainer.update = update
+    told: list[str] = []
+    training.run(tmp_path, "test", lambda text, *_: told.append(text))
+    lines = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    another = update == "simultaneous"
+    assert {line.get("update") for line in lines} == {update if another else None}
+    assert all(("simultaneous update" in text) == another for text in told)
+
+
 @pytest.mark.parametrize("at_once", [False, True])
 def test_cost__is_of_images_however_views_are_encoded(data: Dataset, at_once: bool) -> None:
     method = Sequential(image_size=32, num_masks=3, width=8, norm="none", budget=0.25)
@@ -221,7 +234,7 @@ def test_run__profile_tells_where_the_time_goes(
     training = make_training(data, method, epochs=epochs, profile=True, log_limits=True)
     training.run(tmp_path, "test", lambda *_: None)
     page = (tmp_path / "profile/summary.md").read_text()
-    assert f"{traced} steps of 8 images" in page
+    assert f"{traced} step{'s' * (traced > 1)} of 8 images" in page
     parts = re.findall(r"^\| ([\w' ]+) \| ([\d.]+) \| \d+% \|$", page, re.MULTILINE)
     assert [name for name, _ in parts] == list(SECTIONS)
     assert all(float(milliseconds) > 0 for _, milliseconds in parts)

@@ -39,7 +39,7 @@ def test_summary__counts_each_kernel_once(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(torch.cuda, "max_memory_allocated", lambda _: 2**30)
     cuda = torch.device("cuda")
     page = summary(EVENTS, device=cuda, steps=1, seconds=0.004, images=8, flops=8e9)
-    assert "1 steps of 8 images on card: 4.0 ms a step" in page
+    assert "1 step of 8 images on card: 4.0 ms a step" in page
     assert "2000 images/s, 2 TFLOP/s" in page
     assert "The GPU computed for 50% of it; peak memory 1.00 GiB." in page
     assert "| input | 0.40 | 20% |" in page

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.contracts import Split
+from benchmark.dataset import Split
 from benchmark.scenes import load
 from benchmark.superpixel_cache import segmented, with_superpixels
 from methods.superpixels import ColourClusters

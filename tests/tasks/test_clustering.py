@@ -12,7 +12,7 @@ import torch
 from sklearn.cluster import KMeans
 from torch import nn
 
-from benchmark.contracts import Dataset, Split
+from benchmark.dataset import Dataset, Split
 from benchmark.errors import UserError
 from tasks import clustering
 from tasks.clustering import Clustering, agreement

@@ -13,11 +13,12 @@ from torch import Tensor, nn
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as tv
 
-from benchmark.contracts import Dataset, Split, Task
+from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
 from benchmark.image_ops import crop_boxes
 from benchmark.streams import Streams
+from benchmark.task import Task
 from tasks.crops import Crops
 from tasks.features import Inputs
 from tasks.finetune import FineTuning

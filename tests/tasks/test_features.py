@@ -7,9 +7,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split, Task
+from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
+from benchmark.task import Task
 from tasks.features import Inputs, extract, unchanged, working_copy
 from tasks.finetune import FineTuning
 from tasks.linear import LinearProbe

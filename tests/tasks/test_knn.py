@@ -11,7 +11,7 @@ from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split
+from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
 from benchmark.streams import seeded

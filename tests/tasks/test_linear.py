@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split
+from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
 from tasks.heads import Heads

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.contracts import Dataset, SavedMasks, Split
+from benchmark.dataset import Dataset, Split
 from benchmark.errors import UserError
 from benchmark.mask_metrics import CONTROLS, SCORES, with_controls
+from benchmark.task import SavedMasks
 from methods.complementary import ComplementaryPatches
 from methods.none import NoMask
 from tasks.mask_quality import MaskQuality

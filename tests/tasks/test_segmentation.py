@@ -15,7 +15,7 @@ from PIL import Image
 from sklearn import metrics
 from torch import Tensor, nn
 
-from benchmark.contracts import Dataset, Split
+from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
 from benchmark.streams import seeded

@@ -12,7 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmark.contracts import Dataset
+from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.packs.manifest import Recipe
 from benchmark.packs.pack import load

@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 import torch
 
-from benchmark.contracts import Split
 from benchmark.data import channel_statistics, digests, fingerprint
+from benchmark.dataset import Split
 from benchmark.packs.arrays import ArrayFile
 from benchmark.packs.manifest import Manifest, Stored
 
