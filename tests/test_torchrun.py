@@ -83,29 +83,14 @@ def test_run__two_processes_share_one_run(tmp_path: Path) -> None:
     assert attempt["machine"]["processes"] == 2
 
     before = {p: p.stat().st_mtime_ns for p in folder.rglob("*.*") if p.name != ".lock"}
-    out, _ = run(*line, cwd=tmp_path)
-    assert "reused pretraining, linear, mask_quality" in out
     out, _ = run(*line, "dry_run=true", cwd=tmp_path)
     assert out.count("left on this cpu device, one run at a time: 0 PFLOP") == 1
     assert before == {p: p.stat().st_mtime_ns for p in before}
 
-    # One process with the same batches trains the same, up to rounding, under another hash.
-    subprocess.run(
-        [sys.executable, str(ROOT / "benchmark/run.py"), *line, "runs_dir=one"],
-        cwd=tmp_path,
-        check=True,
-        capture_output=True,
-    )
-    one = run_folder(tmp_path / "one", "sequential")
-    assert one.parent.name != folder.parent.name
-    (alone,) = lines(one)
-    assert logged["loss"] == pytest.approx(alone["loss"], rel=1e-2)
-    assert logged["slot_area"] == pytest.approx(alone["slot_area"], rel=1e-2)
-
 
 def test_run__killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
     """With statistics of each share, which is where the processes differ from each other."""
-    line = (*SMOKE, "method=adios", "task=[knn]", "epochs=8", "sync_batchnorm=false")
+    line = (*SMOKE, "method=adios", "task=[knn]", "epochs=5", "sync_batchnorm=false")
     line = (*line, "turns.encoder_mode=eval")
     run(*line, "runs_dir=whole", cwd=tmp_path)
     process = start(*line, "runs_dir=killed", cwd=tmp_path)
@@ -120,7 +105,7 @@ def test_run__killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
     folder = run_folder(tmp_path / "killed", "adios")
     assert not (folder / "encoder.safetensors").exists()
     out, _ = run(*line, "runs_dir=killed", cwd=tmp_path)
-    assert "epoch 1/8" not in out
+    assert "epoch 1/5" not in out
     whole = run_folder(tmp_path / "whole", "adios")
     product = "encoder.safetensors"
     assert (folder / product).read_bytes() == (whole / product).read_bytes()

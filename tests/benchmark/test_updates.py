@@ -98,13 +98,13 @@ def trained(trainer: Trainer) -> tuple[dict[str, Tensor], list[dict[str, Tensor]
 
 @pytest.mark.parametrize("make_objective", [simclr, byol, simsiam, supervised])
 @pytest.mark.parametrize("make_method", [sequential, adios, NoMask])
-@pytest.mark.parametrize("batchnorm", ["once", "adios_probe"])
 @pytest.mark.parametrize(
     "way", [{"at_once": True}, {"update": "low_memory"}, {"update": "low_memory", "at_once": True}]
 )
-def test_step__same_update_whichever_way(make_method, make_objective, batchnorm, way) -> None:
-    plain, terms = trained(make_trainer(make_method, make_objective, batchnorm=batchnorm))
-    other, told = trained(make_trainer(make_method, make_objective, batchnorm=batchnorm, **way))
+def test_step__same_update_whichever_way(make_method, make_objective, way) -> None:
+    rules = {"batchnorm": "adios_probe"}  # the one with the most forwards to keep in order
+    plain, terms = trained(make_trainer(make_method, make_objective, **rules))
+    other, told = trained(make_trainer(make_method, make_objective, **rules, **way))
     for ours, theirs in zip([plain, *terms], [other, *told], strict=True):
         assert ours.keys() == theirs.keys()
         for name, value in ours.items():
