@@ -113,7 +113,7 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
     nets: tuple[nn.Module, ...] = (encoder, objective, method)
     for net in nets:
         net.to(device).to(memory_format=torch.channels_last)
-    execution = Execution(**vars(cfg.trainer)).on(device)
+    execution = _execution(cfg, device)
     objective.at_once = execution.branches == "batch"
     trainer = Trainer(
         encoder=encoder,
@@ -140,6 +140,10 @@ def build_trainer(cfg: Config, data: Dataset, device: torch.device) -> Trainer:
     return trainer
 
 
+def _execution(cfg: Config, device: torch.device) -> Execution:
+    return Execution(**vars(cfg.trainer)).on(device)
+
+
 def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretraining:
     """The loop around the trainer.
 
@@ -147,7 +151,7 @@ def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretr
         UserError: for values that a constructor refuses.
     """
     augment = instantiate(cfg.augment)
-    if Execution(**vars(cfg.trainer)).on(device).compile != "off":
+    if _execution(cfg, device).compile != "off":
         augment.compile()
     return Pretraining(
         build_trainer(cfg, data, device),

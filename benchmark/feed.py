@@ -52,8 +52,7 @@ class Feed:
     def __init__(
         self, split: Split, device: torch.device, *, segments: bool, residence: str
     ) -> None:
-        if residence not in RESIDENCES:
-            raise UserError(f"residence={residence} is not one of {', '.join(RESIDENCES)}")
+        check_residence(residence)
         shown = split.segments if segments else None
         arrays = [split.images, split.labels, shown, split.superpixels]
         if residence == "auto":
@@ -99,6 +98,16 @@ class Feed:
         if self.resident or self.device.type != "cuda":
             return array
         return array.pin_memory().to(self.device, non_blocking=True)
+
+
+def check_residence(residence: str) -> None:
+    """Refuse a residence that there is not.
+
+    Raises:
+        UserError: for an unknown residence.
+    """
+    if residence not in RESIDENCES:
+        raise UserError(f"residence={residence} is not one of {', '.join(RESIDENCES)}")
 
 
 def free_memory(device: torch.device) -> int:

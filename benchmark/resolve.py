@@ -16,7 +16,7 @@ from benchmark import processes
 from benchmark.config import Config
 from benchmark.errors import UserError, at_least
 from benchmark.execution import Execution
-from benchmark.feed import RESIDENCES
+from benchmark.feed import check_residence
 from benchmark.precision import native_precision
 
 CONTROLS = ("untrained", "supervised")
@@ -136,8 +136,7 @@ def check_numbers(cfg: Config) -> None:
     if cfg.probe.lr < 0:
         raise UserError(f"probe.lr={cfg.probe.lr} must not be negative")
     Execution(**vars(cfg.trainer)).check(resolve_device(cfg.device))
-    if cfg.residence not in RESIDENCES:
-        raise UserError(f"residence={cfg.residence} is not one of {', '.join(RESIDENCES)}")
+    check_residence(cfg.residence)
     check_writable(Path(cfg.runs_dir))
     check_writable(Path(cfg.tables_dir), "tables_dir")
 

@@ -1,14 +1,20 @@
-"""Pictures on disk, and what the tests of packing do with a small folder of them."""
+"""What several tests share: pictures on disk and in memory, files that run in several processes."""
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torch import Tensor
+from torchvision.transforms.v2 import functional as tv
 
 from benchmark import folder
 from benchmark.errors import UserError
@@ -131,3 +137,38 @@ def refused() -> Callable[..., None]:
         assert "\n" not in text
 
     return check
+
+
+@pytest.fixture(scope="session")
+def in_processes(tmp_path_factory) -> Callable[[Path, int], list[dict]]:
+    """Runs a file of tests in several processes; returns what each of them saves, in rank order."""
+
+    def run(file: Path, count: int) -> list[dict]:
+        out = tmp_path_factory.mktemp("found")
+        torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+        done = subprocess.run(
+            [*torchrun, f"--nproc-per-node={count}", str(file), str(out)],
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=300,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        return [torch.load(out / f"{rank}.pt", weights_only=False) for rank in range(count)]
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def noise() -> Callable[..., Tensor]:
+    """Images of smooth and of rough noise, the last one black and the one before flat."""
+
+    def make(count: int, *size: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
+        images[::2] = tv.gaussian_blur(images[::2], [5, 5])
+        images[-1], images[-2] = 0, 90
+        return images
+
+    return make

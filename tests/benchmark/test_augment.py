@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch._subclasses import FakeTensorMode
-from torchvision.transforms.v2 import functional as tv
 
 from benchmark import augment as module
 from benchmark.augment import Augment
@@ -19,14 +19,7 @@ from benchmark.image_ops import crop_boxes
 from benchmark.streams import Streams
 from benchmark.views import normalise
 
-
-def noise(count: int, *size: int) -> Tensor:
-    """Images of smooth and of rough noise, the last one black and the one before flat."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
-    images[::2] = tv.gaussian_blur(images[::2], [5, 5])
-    images[-1], images[-2] = 0, 90
-    return images
+MakeImages = Callable[..., Tensor]
 
 
 def streams(count: int, *, epoch: int = 0, seed: int = 0) -> Streams:
@@ -41,7 +34,7 @@ def assert_close(ours: Tensor, theirs: Tensor) -> None:
     torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
 
 
-def test_augment__has_range_shape_and_is_deterministic() -> None:
+def test_augment__has_range_shape_and_is_deterministic(noise: MakeImages) -> None:
     images, augment = noise(64, 40, 40), Augment(image_size=32)
     view = augment(images, streams(64), 0)
     assert view.shape == (64, 3, 32, 32)
@@ -51,7 +44,7 @@ def test_augment__has_range_shape_and_is_deterministic() -> None:
     assert torch.equal(view, augment(images, streams(64), 0))
 
 
-def test_augment__differs_between_views_epochs_and_seeds() -> None:
+def test_augment__differs_between_views_epochs_and_seeds(noise: MakeImages) -> None:
     images, augment = noise(8, 32, 32), Augment(image_size=32)
     views = [
         augment(images, streams(8), 0),
@@ -63,7 +56,9 @@ def test_augment__differs_between_views_epochs_and_seeds() -> None:
         assert ((a - b)[:6].abs().amax((1, 2, 3)) > 0.01).all()
 
 
-def test_augment__does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_augment__does_not_depend_on_the_batch(
+    noise: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, augment, index = noise(16, 40, 40), Augment(image_size=32), torch.arange(16)
     together = augment(images, Streams(0, 0, index), 1)
     drawn = augment.draw(Streams(0, 0, index), (40, 40), 1)
@@ -86,7 +81,7 @@ def test_augment__does_not_depend_on_the_batch(monkeypatch: pytest.MonkeyPatch) 
     ],
 )
 def test_apply__works_on_no_more_than_fits(
-    size: int, room: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
+    noise: MakeImages, size: int, room: int, expected: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     counts, original = [], module.crop_resize
 
@@ -100,7 +95,7 @@ def test_apply__works_on_no_more_than_fits(
     assert counts == expected
 
 
-def test_augment__of_no_images_are_no_views() -> None:
+def test_augment__of_no_images_are_no_views(noise: MakeImages) -> None:
     assert Augment(16)(noise(2, 20, 20)[:0], streams(0), 0).shape == (0, 3, 16, 16)
 
 
@@ -150,7 +145,7 @@ def test_augment__applies_each_operation_to_its_share_of_images() -> None:
         assert changed == pytest.approx(share, abs=0.04), name
 
 
-def test_augment__is_the_same_inside_autocast() -> None:
+def test_augment__is_the_same_inside_autocast(noise: MakeImages) -> None:
     images, augment = noise(4, 32, 32), Augment(image_size=32)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         inside = augment(images, streams(4), 0)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import jaxtyping
 import pytest
@@ -18,6 +18,7 @@ from benchmark import augment as module
 from benchmark.augment import Augment
 from benchmark.streams import Streams
 
+MakeImages = Callable[..., Tensor]
 TOLERANCE = 0.01 / 255
 needs_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 needs_compiler = pytest.mark.skipif(not shutil.which("g++"), reason="there is no C++ compiler")
@@ -31,15 +32,6 @@ def traceable(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     torch._dynamo.reset()
     yield
     torch._dynamo.reset()
-
-
-def noise(count: int, *size: int) -> Tensor:
-    """Images of smooth and of rough noise, the last one black and the one before flat."""
-    generator = torch.Generator().manual_seed(0)
-    images = torch.randint(0, 256, (count, 3, *size), generator=generator, dtype=torch.uint8)
-    images[::2] = tv.gaussian_blur(images[::2], [5, 5])
-    images[-1], images[-2] = 0, 90
-    return images
 
 
 def streams(count: int, *, epoch: int = 0, device: str = "cpu") -> Streams:
@@ -85,7 +77,7 @@ def assert_is_torchvisions(augment: Augment, images: Tensor, view: int) -> None:
 @pytest.mark.parametrize("source", [(32, 32), (96, 96), (160, 120), (375, 500)])
 @pytest.mark.parametrize("size", [32, 96])
 def test_augment__is_torchvisions_chain(
-    size: int, source: tuple[int, int], view: int, device: str
+    noise: MakeImages, size: int, source: tuple[int, int], view: int, device: str
 ) -> None:
     assert_is_torchvisions(Augment(size), noise(24, *source).to(device), view)
 
@@ -93,14 +85,16 @@ def test_augment__is_torchvisions_chain(
 @pytest.mark.slow
 @pytest.mark.usefixtures("traceable")
 @pytest.mark.parametrize("device", [pytest.param("cpu", marks=needs_compiler), GPU])
-def test_compile__is_torchvisions_chain(device: str) -> None:
+def test_compile__is_torchvisions_chain(noise: MakeImages, device: str) -> None:
     augment = Augment(32)
     augment.compile()
     assert_is_torchvisions(augment, noise(24, 40, 40).to(device), 1)
 
 
 @pytest.mark.usefixtures("traceable")
-def test_compile__makes_one_graph_for_each_shape(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_compile__makes_one_graph_for_each_shape(
+    noise: MakeImages, monkeypatch: pytest.MonkeyPatch
+) -> None:
     images, plain, compiled = noise(16, 40, 36), Augment(32), Augment(32)
     counter = CompileCounterWithBackend("aot_eager")
     compiled.compile(counter)
@@ -126,7 +120,7 @@ def test_compile__makes_one_graph_for_each_shape(monkeypatch: pytest.MonkeyPatch
 @needs_gpu
 @pytest.mark.usefixtures("traceable")
 @pytest.mark.parametrize("compiled", [False, pytest.param(True, marks=pytest.mark.slow)])
-def test_augment__never_waits_for_the_gpu(compiled: bool) -> None:
+def test_augment__never_waits_for_the_gpu(noise: MakeImages, compiled: bool) -> None:
     images, objects = noise(8, 40, 40).cuda(), torch.zeros(8, 40, 40, dtype=torch.int16).cuda()
     augment, drawn_by = Augment(32), streams(8, device="cuda")
     if compiled:

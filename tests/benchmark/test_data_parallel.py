@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -150,20 +148,9 @@ def drained() -> list[object]:
 
 
 @pytest.fixture(scope="module")
-def found(tmp_path_factory) -> list[dict]:
+def found(in_processes) -> list[dict]:
     """What each of two processes finds, in rank order."""
-    out = tmp_path_factory.mktemp("found")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, "--nproc-per-node=2", __file__, str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(out / f"{rank}.pt") for rank in range(2)]
+    return in_processes(Path(__file__), 2)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)

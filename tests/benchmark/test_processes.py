@@ -153,20 +153,9 @@ def everything() -> dict[str, object]:
 
 
 @pytest.fixture(scope="module", params=[2, 3])
-def found(request, tmp_path_factory) -> list[dict]:
+def found(request, in_processes) -> list[dict]:
     """What each of several processes finds, in rank order."""
-    out = tmp_path_factory.mktemp("found")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
-    done = subprocess.run(
-        [*torchrun, f"--nproc-per-node={request.param}", __file__, str(out)],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    return [torch.load(out / f"{r}.pt", weights_only=False) for r in range(request.param)]
+    return in_processes(Path(__file__), request.param)
 
 
 def test_share__equal_contiguous_slices_in_rank_order(found) -> None:
