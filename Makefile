@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SWEEP := method=none,random,adios,sequential,superpixel_budget seed=0,1,2
 
-.PHONY: demo masks test check bench clean
+.PHONY: demo masks test test-slurm proofs check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmark/run.py -m $(SWEEP)
@@ -14,6 +14,14 @@ masks: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# On clusters that the tests start and stop; packages of Debian: slurm-wlm munge
+test-slurm: $(VENV)/ready
+	$(BIN)/python -m pytest -n 0 -m slurm tests/slurm
+
+# Kills at random moments over all methods, and random command lines
+proofs: $(VENV)/ready
+	MASKBENCH_FUZZ=300 $(BIN)/python -m pytest -n 2 -m "" tests/test_survival.py tests/test_fuzz.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

@@ -168,7 +168,7 @@ def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretr
         drop_last=cfg.drop_last,
         log_every_steps=cfg.log_every_steps,
         log_limits=cfg.log_limits,
-        checkpoint_every_epochs=cfg.checkpoint_every_epochs,
+        checkpoint_every_seconds=cfg.checkpoint_every_seconds,
         cache=Path(cfg.runs_dir) / ".cache",
         profile=cfg.trainer.profile,
     )

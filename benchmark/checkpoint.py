@@ -2,18 +2,35 @@
 
 from __future__ import annotations
 
+import io
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmark.files import write_atomically
+from benchmark.files import sha256_of, write_atomically
 from benchmark.trainer import Trainer
+from benchmark.type_check import misfit
 
 _KEPT = 2
+
+
+class Position(TypedDict, total=False):
+    """How far the notes of a training are; empty at its start."""
+
+    metrics_bytes: int
+    seconds: float
+
+
+class _Content(TypedDict):
+    owner: str
+    step: int
+    position: Position
+    state: dict[str, Any]
 
 
 def _parts(trainer: Trainer) -> dict[str, Any]:
@@ -33,44 +50,73 @@ def _parts(trainer: Trainer) -> dict[str, Any]:
 
 
 def save_checkpoint(
-    folder: Path, owner: str, trainer: Trainer, epoch: int, position: dict[str, Any]
+    folder: Path, owner: str, trainer: Trainer, step: int, position: Position
 ) -> None:
-    """Write the state after ``epoch`` epochs and keep the last two files.
+    """Write the state after ``step`` steps and keep the last two files.
 
     Args:
         folder: of the checkpoints.
         owner: names configuration and seed; `load_checkpoint` asks for the same.
         trainer: whose state is saved.
-        epoch: number of finished epochs.
+        step: number of finished steps.
         position: anything else that must go on from here.
     """
     state = {name: part.state_dict() for name, part in _parts(trainer).items()}
-    content = {"owner": owner, "epoch": epoch, "position": position, "state": state}
-    write_atomically(folder / f"epoch{epoch:05d}.pt", lambda part: torch.save(content, part))
+    content: _Content = {"owner": owner, "step": step, "position": position, "state": state}
+    file = folder / f"step{step:08d}.pt"
+    write_atomically(
+        file,
+        lambda part: _save(content, part),
+        # The name tells the checksum, so that both are there at once.
+        lambda part: file.with_stem(f"{file.stem}-{_checksum(part)}"),
+    )
     for old in _files(folder)[:-_KEPT]:
         old.unlink()
 
 
-def epochs_done(folder: Path) -> int:
-    """Epochs that the newest checkpoint has behind it, by its name; 0 if there is none."""
-    return max((int(file.stem.removeprefix("epoch")) for file in _files(folder)), default=0)
+def _save(content: _Content, path: Path) -> None:
+    buffer = io.BytesIO()  # as torch has no words for a full disk
+    torch.save(content, buffer)
+    path.write_bytes(buffer.getbuffer())
+
+
+def steps_done(folder: Path) -> int:
+    """Steps that the newest checkpoint has behind it, by its name; 0 if there is none."""
+    files = _files(folder)
+    return int(files[-1].name[4:12]) if files else 0
 
 
 def _files(folder: Path) -> list[Path]:
-    return sorted(folder.glob("epoch*.pt"))
+    return sorted(folder.glob("step*.pt"))
 
 
-def load_checkpoint(folder: Path, owner: str, trainer: Trainer) -> tuple[int, dict[str, Any]]:
-    """Put the newest state back; returns epochs done and position, ``(0, {})`` if there is none.
+def _checksum(file: Path) -> str:
+    return sha256_of(file)[:16]
+
+
+def newest_checkpoint(folder: Path, warn: Callable[[str], object]) -> Path | None:
+    """The newest whole checkpoint, None if there is none.
+
+    One that is truncated or altered is set aside, under a name of its own, and ``warn`` told.
+    """
+    for file in reversed(_files(folder)):
+        if file.stem.rpartition("-")[2] == _checksum(file):
+            return file
+        aside = file.rename(file.with_suffix(".broken"))
+        warn(f"a checkpoint is broken and was set aside as {aside}; the one before it is used")
+    return None
+
+
+def load_checkpoint(file: Path, owner: str, trainer: Trainer) -> tuple[int, Position]:
+    """Put a state back; returns steps done and position.
 
     Raises:
-        ValueError: naming the file, if it is broken or belongs to another run.
+        ValueError: naming the file, if it cannot be read or belongs to another run.
     """
-    files = _files(folder)
-    if not files:
-        return 0, {}
     try:
-        content = torch.load(files[-1], map_location="cpu", weights_only=True)
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        if fault := misfit(content, _Content, "it"):
+            raise ValueError(fault)
         if content["owner"] != owner:
             raise ValueError(f"it belongs to {content['owner']}, not to {owner}")
         for name, part in _parts(trainer).items():
@@ -78,10 +124,11 @@ def load_checkpoint(folder: Path, owner: str, trainer: Trainer) -> tuple[int, di
             if name in content["state"] or not name.startswith("probe"):
                 part.load_state_dict(content["state"][name])
     except Exception as error:
+        reason = (str(error) or type(error).__name__).splitlines()[0]
         raise ValueError(
-            f"{files[-1]} cannot be used ({error}); delete it to go on without it"
+            f"{file} cannot be used ({reason}); delete it to go on without it"
         ) from error
-    return int(content["epoch"]), dict(content["position"])
+    return content["step"], content["position"]
 
 
 def save_encoder(path: Path, encoder: nn.Module) -> None:

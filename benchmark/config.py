@@ -14,6 +14,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.errors import (
     HydraException,
     MissingConfigException,
+    OverrideParseException,
 )
 from omegaconf import MISSING, DictConfig
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
@@ -88,6 +89,35 @@ class ProbeConfig:
 
 
 @dataclass
+class SlurmConfig:
+    """What the jobs of a sweep ask SLURM for; see `slurm.settings`."""
+
+    partition: str | None = None
+    account: str | None = None
+    qos: str | None = None
+    constraint: str | None = None
+    nodelist: str | None = None
+    exclude: str | None = None
+    nodes: int = MISSING
+    tasks_per_node: int = MISSING
+    gpus_per_node: int | None = None
+    cpus_per_task: int | None = None
+    mem_gb: float | None = None
+    time: int | str = MISSING
+    signal_delay_s: int = MISSING
+    max_timeouts: int = MISSING
+    array_parallelism: int = MISSING
+    modules: list[str] = MISSING
+    setup: list[str] = MISSING
+    container: str | None = None
+    python: str | None = None
+    mail: str | None = None
+    mail_type: str = MISSING
+    additional: dict[str, Any] = MISSING
+    wait: bool = MISSING
+
+
+@dataclass
 class Config:
     """Root of the configuration; the values are in ``conf/config.yaml`` and the presets."""
 
@@ -130,12 +160,14 @@ class Config:
     residence: str = MISSING
     dry_run: bool = MISSING
     jobs: int | None = None
+    launcher: str = "local"  # by hydra/launcher
+    slurm: SlurmConfig = field(default_factory=SlurmConfig)
     runs_dir: str = MISSING
     tables_dir: str = MISSING
     data_dir: str = MISSING
     log_every_steps: int = MISSING
     log_limits: bool = MISSING
-    checkpoint_every_epochs: int = MISSING
+    checkpoint_every_seconds: float = MISSING
 
 
 ConfigStore.instance().store(name="schema", node=Config)
@@ -167,6 +199,11 @@ def _unknown_choice(error: MissingConfigException) -> str:
 
 def _first_cause(error: Exception, overrides: Sequence[str]) -> str:
     """The line of Hydra's message that names the mistake."""
+    if isinstance(error, OverrideParseException):
+        return (
+            f"{error.override!r} cannot be read; write KEY=VALUE, with quotes as in "
+            "'KEY=\"a, b\"' around a value with other signs than letters and digits"
+        )
     cause: BaseException = error
     while cause.__cause__ is not None and str(cause.__cause__):
         cause = cause.__cause__
@@ -177,7 +214,8 @@ def _first_cause(error: Exception, overrides: Sequence[str]) -> str:
     full_key = re.search(r"full_key: (\S+)", str(cause))
     if full_key and re.search(r"Key '[^']+' (is )?not in", str(cause)):
         return f"unknown key {full_key[1]!r}{_nearest(full_key[1], overrides)}"
-    first_line = str(cause).strip().splitlines()[0].rstrip(".")
+    first_line = (str(cause).strip() or type(cause).__name__).splitlines()[0].rstrip(".")
+    first_line = first_line.replace("DictConfig", "a mapping").replace("ListConfig", "a list")
     return f"{full_key[1]}: {first_line}" if full_key else first_line
 
 

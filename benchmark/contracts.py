@@ -112,6 +112,9 @@ class Segmenter(Protocol):
         """Superpixel of each pixel of images in [0, 1], numbered from 0; at most 32,768."""
 
 
+MOST_MASKS = 256  # of an image
+
+
 class MaskingMethod(nn.Module, ABC):
     """Proposes masks for view 1; owns no optimiser, encoder or objective.
 

@@ -55,8 +55,11 @@ class ResNet(tv.ResNet, Encoder):  # type: ignore[misc]
         # torch 2.15 corrupts memory in the backward of a 1x1 convolution with stride 2 and fewer
         # than eight channels in channels_last format, on processors without AVX-512.
         at_least(8, "encoder.", width=width)
-        if stem_padding < 0:
-            raise UserError(f"encoder.stem_padding={stem_padding} must not be negative")
+        if not 0 <= stem_padding <= 2:
+            raise UserError(
+                f"encoder.stem_padding={stem_padding} must not be negative or above 2, as a kernel "
+                "of 3 sees no more"
+            )
         if stem_padding != 1 and stem != "small":
             raise UserError(
                 f"encoder.stem_padding={stem_padding} needs encoder.stem=small; leave it at 1 for "

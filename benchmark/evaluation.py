@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 
 from benchmark.contracts import Encoder
 from benchmark.dataset import Dataset
-from benchmark.files import read_json, write_json
+from benchmark.files import write_json
 from benchmark.hashing import protocol_id
 from benchmark.provenance import git_state
+from benchmark.result_file import Result, read_pretraining, read_result
 from benchmark.runs import PlannedTask, Run
 from benchmark.task import SavedMasks, Task, TaskResult
 
@@ -27,6 +28,7 @@ def evaluate(
     node: Mapping[str, Any],
     encoder_sha256: str,
     device: torch.device,
+    check: Callable[[], object],
 ) -> TaskResult:
     """Run a task and write its result file.
 
@@ -39,35 +41,43 @@ def evaluate(
         node: of the configuration, from which the task was built.
         encoder_sha256: checksum of the encoder.
         device: that computes.
+        check: raises if nothing may be written any more.
+
+    Raises:
+        ValueError: if the task is no longer what was planned.
     """
+    if protocol_id(node) != planned.protocol_id:
+        raise ValueError(
+            f"the code of {planned.name} has changed since it was planned; start again"
+        )
     started = time.monotonic()
     result = task.run(subject, data, eval_seed=planned.eval_seed, device=device)
     commit, dirty = git_state()
-    encoder_record = read_json(run.pretraining_file)
-    write_json(
-        planned.result,
-        {
-            "task": planned.name,
-            "data": planned.data,
-            "protocol": task.protocol,
-            "protocol_id": protocol_id(node),
-            "version": task.version,
-            "pretrain_seed": run.seed,
-            "eval_seed": planned.eval_seed,
-            "metrics": result.metrics,
-            "details": result.details,
-            "cost": {"seconds": round(time.monotonic() - started, 3)},
-            "inputs": {"encoder_sha256": encoder_sha256, "data_fingerprint": data.fingerprint},
-            "commit": commit,
-            "dirty": dirty,
-            "encoder_commit": encoder_record["commit"],
-            "encoder_dirty": encoder_record["dirty"],
-        },
-    )
+    check()
+    pretraining = read_pretraining(run)
+    content: Result = {
+        "task": planned.name,
+        "data": planned.data,
+        "protocol": task.protocol,
+        "protocol_id": planned.protocol_id,
+        "version": task.version,
+        "hash8": run.hash8,
+        "pretrain_seed": run.seed,
+        "eval_seed": planned.eval_seed,
+        "metrics": result.metrics,
+        "details": result.details,
+        "cost": {"seconds": round(time.monotonic() - started, 3)},
+        "inputs": {"encoder_sha256": encoder_sha256, "data_fingerprint": data.fingerprint},
+        "commit": commit,
+        "dirty": dirty,
+        "encoder_commit": pretraining["commit"],
+        "encoder_dirty": pretraining["dirty"],
+    }
+    write_json(planned.result, {**content})
     return result
 
 
-def whole_result(planned: PlannedTask, encoder_sha256: str, pretrain_seed: int) -> bool:
+def whole_result(planned: PlannedTask, run: Run, encoder_sha256: str) -> bool:
     """Whether a task's result is there.
 
     Raises:
@@ -75,18 +85,5 @@ def whole_result(planned: PlannedTask, encoder_sha256: str, pretrain_seed: int) 
     """
     if not planned.result.exists():
         return False
-    result = read_json(planned.result)
-    expected = {
-        "encoder_sha256": encoder_sha256,
-        "eval_seed": planned.eval_seed,
-        "pretrain_seed": pretrain_seed,
-        "data_fingerprint": planned.fingerprint,
-    }
-    found = {key: result.get(key) for key in ("eval_seed", "pretrain_seed")}
-    found |= result.get("inputs", {})
-    if "metrics" not in result or found != expected:
-        raise ValueError(
-            f"{planned.result} was made from another encoder, seed or data; delete it to evaluate "
-            "again"
-        )
+    read_result(planned, run, encoder_sha256)
     return True

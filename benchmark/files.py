@@ -1,34 +1,60 @@
-"""Whole files or none: atomic writes, checksums, and one writer per run folder."""
+"""Whole files or none: atomic writes and checksums."""
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
-import shutil
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+import socket
+import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
-_LOCK = ".lock"
+_HOST = socket.gethostname().replace(".", "-")
+_WRITING_SECONDS = 60  # that a file takes at most, on another machine
 
 
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
+def write_atomically(
+    path: Path,
+    write: Callable[[Path], object],
+    rename: Callable[[Path], Path] | None = None,
+) -> None:
     """Let ``write`` fill a file beside ``path``, then put it in place in one step.
 
     A reader sees the old file or the whole new one, also after a crash or on a full disk.
+
+    Args:
+        path: of the file.
+        write: is given the path of a temporary file.
+        rename: gives the final path, if that depends on what was written.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    part = path.with_name(f".{path.name}.{_HOST}.{os.getpid()}.part")
     try:
         write(part)
         with part.open("rb") as file:
             os.fsync(file.fileno())
-        part.replace(path)
+        part.replace(rename(part) if rename else path)
     finally:
         part.unlink(missing_ok=True)
+
+
+def clear_leftovers(folder: Path) -> None:
+    """Remove what processes that were killed left half-written in a folder and below it."""
+    for part in folder.rglob(".*.part"):
+        if not _is_being_written(part):
+            part.unlink(missing_ok=True)
+
+
+def _is_being_written(part: Path) -> bool:
+    *_, host, pid, _ = part.name.rsplit(".", 3)
+    if host == _HOST:
+        return Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()
+    try:
+        return time.time() - part.stat().st_mtime < _WRITING_SECONDS
+    except FileNotFoundError:
+        return False
 
 
 def write_text(path: Path, text: str) -> None:
@@ -38,17 +64,22 @@ def write_text(path: Path, text: str) -> None:
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write JSON atomically; NaN and infinity are refused."""
-    write_text(path, json.dumps(content, indent=2, allow_nan=False) + "\n")
+    write_text(path, json_text(content))
+
+
+def json_text(content: dict[str, Any]) -> str:
+    """What `write_json` writes."""
+    return json.dumps(content, indent=2, allow_nan=False) + "\n"
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Read a JSON object.
 
     Raises:
-        ValueError: naming the file, if it holds anything else.
+        ValueError: naming the file, if it holds anything else, NaN or infinity for instance.
     """
     try:
-        content = json.loads(path.read_text())
+        content = parsed_json(path.read_text(encoding="utf-8"))
     except ValueError as error:
         raise ValueError(f"{path} is broken ({error}); delete it to have it made again") from error
     if not isinstance(content, dict):
@@ -56,54 +87,23 @@ def read_json(path: Path) -> dict[str, Any]:
     return content
 
 
+def parsed_json(text: str) -> Any:
+    """Any JSON value, whoever wrote it.
+
+    Raises:
+        ValueError: if it is none, which NaN and infinity are not, or nested too deeply.
+    """
+
+    def refuse(name: str) -> None:
+        raise ValueError(f"{name} is no number of JSON")
+
+    try:
+        return json.loads(text, parse_constant=refuse)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
+
+
 def sha256_of(path: Path) -> str:
     """Checksum of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextmanager
-def exclusive(folder: Path, waiting: Callable[[], object]) -> Iterator[None]:
-    """Hold a folder for one process; a second one waits and then finds the work done.
-
-    The lock is the kernel's, so it goes with the process that holds it, however that ends. What
-    a killed holder left half-written is cleared away. The holder may `remove_held` the folder.
-    """
-    with _lock(folder, waiting):
-        for leftover in folder.rglob(".*.part"):
-            leftover.unlink()
-        yield
-
-
-def remove_held(folder: Path) -> None:
-    """Remove a folder that this process holds by `exclusive`; one that waits makes it again."""
-    for entry in folder.iterdir():
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        elif entry.name != _LOCK:
-            entry.unlink()
-    (folder / _LOCK).unlink()  # last: until then nobody else is in the folder
-    with suppress(OSError):  # not empty, as the next process has its lock there
-        folder.rmdir()
-
-
-def _lock(folder: Path, waiting: Callable[[], object]) -> TextIO:
-    """The locked file of a folder, which is made and may vanish meanwhile."""
-    while True:
-        try:
-            with suppress(FileExistsError):
-                folder.mkdir(parents=True)
-            file = (folder / _LOCK).open("w")
-        except FileNotFoundError:
-            if any(path.is_symlink() and not path.exists() for path in (folder, *folder.parents)):
-                raise
-            continue  # the folder, or one above it, went between the calls
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            waiting()
-            fcntl.flock(file, fcntl.LOCK_EX)
-        with suppress(FileNotFoundError):
-            if os.path.samestat(os.fstat(file.fileno()), (folder / _LOCK).stat()):
-                return file
-        file.close()  # the process before has removed this file, so it locks nothing

@@ -13,7 +13,7 @@ from tempfile import TemporaryDirectory
 
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError
-from benchmark.files import exclusive, remove_held
+from benchmark.lock import exclusive, remove_held
 from benchmark.packs.manifest import DamagedPackError, Recipe
 from benchmark.packs.opened import Pack, Part
 from benchmark.packs.pack import assemble

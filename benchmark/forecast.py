@@ -12,7 +12,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmark import processes
 from benchmark.build import build_encoder, build_pretraining, build_task
-from benchmark.checkpoint import epochs_done
+from benchmark.checkpoint import steps_done
 from benchmark.config import Config
 from benchmark.contracts import Encoder
 from benchmark.plan import Planned, Planner
@@ -58,7 +58,7 @@ class Forecaster:
 
     def __init__(self, planner: Planner) -> None:
         self._planner = planner
-        self._epochs: dict[str, Work] = {}
+        self._epochs: dict[str, tuple[Work, int]] = {}
         self._encoders: dict[str, Encoder] = {}
         self._forwards: dict[tuple[str, int], Work] = {}
 
@@ -71,10 +71,12 @@ class Forecaster:
         run, cfg = planned.run, planned.cfg
         torch.set_num_threads(cfg.threads)
         there = run.encoder_file.exists() and run.pretraining_file.exists()
-        epochs = None if there else epochs_done(run.folder / "checkpoints")
+        epochs = None if there else 0
         pretraining = Work()
-        if epochs is not None and cfg.control in (None, "supervised"):
-            pretraining = _times(self._epoch(planned), cfg.epochs - epochs)
+        if not there and cfg.control in (None, "supervised"):
+            epoch, steps_per_epoch = self._epoch(planned)
+            done = steps_done(run.folder / "checkpoints") / steps_per_epoch
+            pretraining, epochs = _times(epoch, cfg.epochs - done), int(done)
         left = [task for task in run.tasks if not task.result.exists()]
         tasks = Work()
         for task in left:
@@ -85,8 +87,8 @@ class Forecaster:
         names = tuple(t.name for t in run.tasks if t not in left)
         return Forecast(planned, epochs, names, pretraining, tasks)
 
-    def _epoch(self, planned: Planned) -> Work:
-        """Training for one epoch."""
+    def _epoch(self, planned: Planned) -> tuple[Work, int]:
+        """Training for one epoch, and its steps."""
         run, cfg = planned.run, planned.cfg
         if run.hash8 not in self._epochs:
             data = self._planner.data(cfg)
@@ -104,7 +106,8 @@ class Forecaster:
 
             images = count * cycle * processes.started()  # by all of them in this time
             per_image = Work(flops, _timed(steps, training.device) / images)
-            self._epochs[run.hash8] = _times(per_image, training.images_per_epoch)
+            work = _times(per_image, training.images_per_epoch)
+            self._epochs[run.hash8] = work, training.steps_per_epoch
         return self._epochs[run.hash8]
 
     def _encoder(self, cfg: Config) -> Encoder:
@@ -183,7 +186,7 @@ def _task_state(same: Sequence[Forecast]) -> str:
     return ", ".join(words)
 
 
-def _times(work: Work, count: int) -> Work:
+def _times(work: Work, count: int | float) -> Work:
     return Work(work.flops * count, work.seconds * count)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import warnings
 from argparse import Namespace
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -93,6 +94,12 @@ def load_foreign(path: Path, format: str, encoder: Encoder) -> None:
             f"{_remedy(state, format, encoder)}"
         )
     for name, weight in weights.items():
+        if not _is_plain(weight, counts=_counts(name)):
+            raise UserError(
+                f"checkpoint={path} has {name} as {weight.dtype}, {weight.layout} on "
+                f"{weight.device}, where ordinary floating-point numbers are expected; save the "
+                "state_dict of the net in full precision"
+            )
         if not weight.float().isfinite().all():
             raise UserError(
                 f"checkpoint={path} has NaN or infinity in {name}; give a checkpoint from before "
@@ -109,32 +116,35 @@ def _read(path: Path) -> Any:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        with torch.serialization.safe_globals(_HARMLESS):
+        with torch.serialization.safe_globals(_HARMLESS), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol")  # it is refused then
             return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # broken bytes raise whatever they happen to lead to
         needed = re.search(r"GLOBAL (\S+)", str(error))
         if isinstance(error, UnpicklingError) and needed:
             raise UserError(
-                f"checkpoint={path} needs {needed[1]} and not only weights, and loading that could "
-                "execute code; if you trust it, save its weights alone, where it was written, with "
+                f"checkpoint={path} needs {_printable(needed[1])} and not only weights, and "
+                "loading that could execute code; if you trust it, save its weights alone, where "
+                "it was written, with "
                 "torch.save(torch.load(FILE, weights_only=False)['state_dict'], NEW_FILE), or "
                 "with .state_dict() in place of ['state_dict'] if it is a whole module"
             ) from error
         reason = " ".join(f"{type(error).__name__}: {error}".split()).partition(". ")[0]
         raise UserError(
-            f"checkpoint={path} of {path.stat().st_size} bytes cannot be read ({reason}); copy it "
-            "again in whole, or save its state_dict with torch.save"
+            f"checkpoint={path} of {path.stat().st_size} bytes cannot be read "
+            f"({_printable(reason)}); copy it again in whole, or save its state_dict with "
+            "torch.save"
         ) from error
 
 
 def _state_dict(path: Path, content: Any) -> Weights:
     """The tensors of a file by their names, without what wrappers put before these."""
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):  # a DictConfig would look other things up when it is read
         raise UserError(
             f"checkpoint={path} holds no state_dict but a {type(content).__name__}; save the "
             "state_dict of the net with torch.save"
         )
-    held = [content[key] for key in _HOLDERS if isinstance(content.get(key), Mapping)]
+    held = [content[key] for key in _HOLDERS if isinstance(content.get(key), dict)]
     state = held[0] if held else content
     weights = {
         _WRAPPERS.sub("", name): value
@@ -166,6 +176,12 @@ def _weights(state: Weights, layout: Format, classifiers: tuple[str, ...]) -> We
     return {name: state[prefix + name] for name in names if not name.startswith(unwanted)}
 
 
+def _is_plain(weight: Tensor, *, counts: bool) -> bool:
+    """Whether a tensor is one of numbers in memory: not sparse, quantised or without values."""
+    dense = weight.layout == torch.strided and weight.device.type == "cpu"
+    return dense and not weight.is_quantized and (weight.is_floating_point() or counts)
+
+
 def _counts(name: str) -> bool:
     return name.endswith("num_batches_tracked")
 
@@ -189,9 +205,14 @@ def _shape(tensor: Tensor) -> str:
     return "x".join(str(size) for size in tensor.shape) or "one number"
 
 
+def _printable(text: str) -> str:
+    """Text of a file without what a terminal would take for commands."""
+    return text if text.isprintable() else ascii(text)
+
+
 def _listed(names: list[str]) -> str:
     rest = len(names) - _LISTED
-    return ", ".join(names[:_LISTED]) + (f" and {rest} more" if rest > 0 else "")
+    return ", ".join(map(_printable, names[:_LISTED])) + (f" and {rest} more" if rest > 0 else "")
 
 
 def _remedy(state: Weights, format: str, encoder: Encoder) -> str:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.utils import make_grid, save_image
 
+from benchmark.array_file import read_arrays
 from benchmark.dataset import Dataset
 from benchmark.files import write_atomically
 from benchmark.pretrain import Pretraining
@@ -65,13 +65,16 @@ def load_masks(folder: Path, fingerprint: str) -> SavedMasks | None:
     file = folder / MASKS_FILE
     if not file.exists():
         raise ValueError(f"{folder} has no masks: the method hides nothing of these images")
-    try:
-        with np.load(file, allow_pickle=False) as contents:
-            # Files of earlier versions do not say what they are of.
-            known = "fingerprint" in contents and contents["fingerprint"] == fingerprint
-            return SavedMasks(contents["masks"]) if known else None
-    except (OSError, EOFError, KeyError, ValueError, BadZipFile) as error:
-        raise ValueError(f"{file} is broken ({error}); delete it to have it made again") from error
+    arrays = read_arrays(file)
+    masks = arrays.get("masks", np.empty(0))
+    if masks.dtype != np.uint8 or masks.ndim != 4:
+        raise ValueError(
+            f"{file} is broken (masks are {masks.dtype} {masks.shape}); delete it to have it made "
+            "again"
+        )
+    # Files of earlier versions do not say what they are of.
+    known = str(arrays.get("fingerprint")) == fingerprint
+    return SavedMasks(masks) if known else None
 
 
 def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:

@@ -5,13 +5,18 @@ from __future__ import annotations
 import importlib
 import inspect
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import NoneType, UnionType
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from benchmark.errors import UserError
 
 Node = Mapping[str, Any]
+
+# What constructors, and libraries that they call, raise for values that they were not made for.
+_REFUSALS = (
+    TypeError, ValueError, RuntimeError, ArithmeticError, LookupError, AttributeError, MemoryError,
+)  # fmt: skip
 
 
 def target(node: Any) -> Any:
@@ -48,8 +53,8 @@ def instantiate(node: Node, **runtime: Any) -> Any:
         return plugin(**checked, **runtime)
     except UserError:
         raise
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except _REFUSALS as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise UserError(f"{node['_target_']} refuses {arguments}: {reason}") from error
 
 
@@ -79,7 +84,8 @@ def _check_arguments(
     try:
         signature.bind(**arguments, **runtime)
     except TypeError as error:
-        raise UserError(f"{name}: {error}; it takes {', '.join(signature.parameters)}") from error
+        known = ", ".join(signature.parameters) or "none"
+        raise UserError(f"{name}: {error}; it takes {known}") from error
     function = plugin.__init__ if inspect.isclass(plugin) else plugin
     hints = get_type_hints(function)
     built = _build_nested(arguments)
@@ -99,15 +105,25 @@ def _takes_float(wanted: Any) -> bool:
 
 
 def _mismatch(value: Any, wanted: Any) -> str | None:
-    """What a scalar or a part should have been; None if it is that, or of a type not checked."""
-    if get_origin(wanted) in (Union, UnionType):  # int | None, say
+    """What a value or a part should have been; None if it is that, or of a type not checked."""
+    origin = get_origin(wanted)
+    if origin in (Union, UnionType):  # int | None, say
+        if any(get_origin(part) is Mapping for part in get_args(wanted)):
+            return None  # who reads it tells which keys it has
         problems = [_mismatch(value, part) for part in get_args(wanted)]
-        return problems[0] if value is not None and all(problems) else None
+        return None if None in problems else " or ".join(map(str, problems))
     if wanted is NoneType:
-        return "null"
-    if get_origin(wanted) is Literal:
+        return None if value is None else "null"
+    if origin is Literal:
         choices = get_args(wanted)
         return None if value in choices else f"one of {', '.join(map(str, choices))}"
+    if origin is Mapping:
+        return None if isinstance(value, Mapping) else "a mapping of KEY: VALUE"
+    if origin in (Sequence, list, tuple):
+        if not isinstance(value, list | tuple):
+            return "a list"
+        problems = [_mismatch(part, get_args(wanted)[0]) for part in value]
+        return next((f"a list, each of it {problem}" for problem in problems if problem), None)
     if wanted not in (int, float, str, bool):
         if wanted is Any or not inspect.isclass(wanted) or isinstance(value, wanted):
             return None

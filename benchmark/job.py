@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import sys
-import traceback
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,97 +12,93 @@ from typing import Any
 import torch
 import yaml
 
-from benchmark import processes
+from benchmark import interruption, processes
 from benchmark.build import build_encoder, build_pretraining, build_task
-from benchmark.checkpoint import load_checkpoint, load_encoder, save_encoder
+from benchmark.checkpoint import load_encoder, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Encoder
 from benchmark.dataset import Dataset
 from benchmark.evaluation import evaluate, whole_result
-from benchmark.files import exclusive, read_json, sha256_of, write_json, write_text
+from benchmark.failure import NotPretrainedError, note_failure
+from benchmark.files import read_json, sha256_of, write_json, write_text
 from benchmark.foreign import load_foreign
 from benchmark.gallery import MASKS_FILE, load_masks, save_masks
+from benchmark.lock import Lock, LockLostError, Owner, exclusive
 from benchmark.metrics import NonFiniteLossError
 from benchmark.plan import Planned, Planner
-from benchmark.pretrain import Pretraining, Report
+from benchmark.pretrain import Pretraining
 from benchmark.progress import Emit, Event
 from benchmark.provenance import collect, git_state
+from benchmark.record import Report
 from benchmark.resolve import resolve_device
 from benchmark.runs import PlannedTask, Run, identity
 from benchmark.task import SavedMasks
 
 
-def execute(planned: Planned, emit: Emit, planner: Planner | None = None) -> bool:
+def execute(
+    planned: Planned, emit: Emit, planner: Planner | None = None, *, pretrained: bool = False
+) -> bool:
     """Run to the end; returns whether it succeeded.
 
-    A failure is told, kept in the run's error file, and left to the caller to count: the other
-    runs of a sweep go on. Of several processes that train it together, the first one does all the
-    rest.
+    A failure is told, kept in an error file beside what it concerns, and left to the caller to
+    count: the other tasks of the run, and the other runs of a sweep, go on. Of several processes
+    that train it together, the first one does all the rest.
 
     Args:
         planned: the run.
         emit: is told how it goes.
         planner: who planned it, and has the data sets; without, they are loaded when needed.
+        pretrained: whether the pretraining must be there, so that it is no work of this process.
 
     Raises:
+        Interrupted: if the process was told to stop.
         SystemExit: if this one of several processes failed in training. That ends all of them.
     """
-    run = planned.run
-
-    def say(text: str, *, finished: bool = False) -> None:
-        emit(Event(run.name, text, finished=finished))
-
+    job = _Job(planned, emit, planner or Planner(), pretrained=pretrained)
     try:
-        with ExitStack() as held:
-            processes.once(lambda: _take(run, held, say))
-            _Job(planned, emit, say, planner or Planner()).run()
+        return job.run()
     except Exception as error:
-        apart = isinstance(error, processes.ApartError)
-        if processes.rank() == 0 or apart:
-            _tell(run, error, say, traceback.format_exc())
-        if apart:
+        file = planned.run.error_file
+        if isinstance(error, processes.ApartError):
+            if not file.exists():  # else that is the cause, and this what came of it
+                print(note_failure(error, file), file=sys.stderr)  # in whichever of the processes
             raise SystemExit(1) from error
+        if processes.rank() == 0:
+            job.say(note_failure(error, file), finished=True)
         return False
-    return True
-
-
-def _take(run: Run, held: ExitStack, say: Callable[..., None]) -> None:
-    """Hold the run's folder, and forget the failure of an earlier attempt."""
-    waiting = "another process is at this run; waiting for it"
-    held.enter_context(exclusive(run.folder, lambda: say(waiting)))
-    run.error_file.unlink(missing_ok=True)
-
-
-def _tell(run: Run, error: Exception, say: Callable[..., None], trace: str) -> None:
-    """Report a failure and keep its trace."""
-    words = f"FAILED: {str(error) or type(error).__name__} (see {run.error_file})"
-    apart = isinstance(error, processes.ApartError)
-    if apart and run.error_file.exists():  # that is the cause, and this what came of it
-        return
-    try:
-        write_text(run.error_file, trace)
-    except OSError as full:  # the disk, as a rule; then the trace is all there is
-        say(f"{run.error_file} could not be written ({full.strerror}):\n{trace}")
-    if apart:
-        print(words, file=sys.stderr)  # only the first process has a display
-    else:
-        say(words, finished=True)
 
 
 class _Job:
     """The stages of one run, in its folder."""
 
-    def __init__(
-        self, planned: Planned, emit: Emit, say: Callable[..., None], planner: Planner
-    ) -> None:
+    def __init__(self, planned: Planned, emit: Emit, planner: Planner, *, pretrained: bool) -> None:
         self.run_plan: Run = planned.run
         self.cfg: Config = planned.cfg
         self.emit = emit
-        self.say = say
         self.planner = planner
-        self.device = resolve_device(planned.cfg.device)
-        if self.device.index is not None:  # what is put on "cuda" goes there too
-            torch.cuda.set_device(self.device)
+        self.pretrained = pretrained
+
+    def say(self, text: str, *, finished: bool = False) -> None:
+        """Tell in words how the run goes."""
+        self.emit(Event(self.run_plan.name, text, finished=finished))
+
+    @contextmanager
+    def _held(self, folder: Path) -> Iterator[Lock]:
+        """Hold a folder.
+
+        Raises:
+            LockLostError: in place of any error from inside, if the folder was lost.
+        """
+
+        def wait(owner: Owner | None) -> None:
+            self.say(f"{owner or 'another process'} is at work in {folder}; waiting for it")
+
+        with exclusive(folder, wait) as lock:
+            try:
+                yield lock
+            except Exception:
+                lock.check()  # what failed for want of the folder says so
+                raise
 
     @property
     def data(self) -> Dataset:
@@ -112,30 +107,74 @@ class _Job:
         _same_data(data.name, data.train_fingerprint, self.run_plan.fingerprint)
         return data
 
-    def run(self) -> None:
-        """Every stage whose output is not there yet."""
+    def run(self) -> bool:
+        """Every stage whose output is not there yet; returns whether all succeeded."""
+        self.device = resolve_device(self.cfg.device)
+        if self.device.index is not None:  # what is put on "cuda" goes there too
+            torch.cuda.set_device(self.device)
         torch.set_num_threads(self.cfg.threads)
         torch.backends.cudnn.deterministic = True
         finished = processes.once(self._finished_pretraining)
-        encoder_sha256 = finished or self._pretrain()
-        reused = ["pretraining"] if finished else []
-        processes.once(lambda: self._finish(encoder_sha256, reused))
+        encoder_sha256 = finished or self._made_pretraining()
+        return processes.once(lambda: self._score(encoder_sha256, reused=bool(finished)))
 
-    def _finish(self, encoder_sha256: str, reused: list[str]) -> None:
-        """What comes after pretraining; ``reused`` is what was there before."""
+    def _made_pretraining(self) -> str:
+        """The encoder's checksum after pretraining, here or in a process that this one waits for.
+
+        Raises:
+            NotPretrainedError: if it had to be there already.
+        """
+        if self.pretrained:
+            raise NotPretrainedError(
+                f"{self.run_plan.folder} has no finished pretraining, which this evaluation needs; "
+                "the same line again sends what is missing"
+            )
+
+        def start(held: ExitStack) -> None:
+            self.lock = held.enter_context(self._held(self.run_plan.folder))
+            self.run_plan.error_file.unlink(missing_ok=True)
+
+        with ExitStack() as held:
+            processes.once(lambda: start(held))
+            return processes.once(self._finished_pretraining) or self._pretrain()
+
+    def _score(self, encoder_sha256: str, *, reused: bool) -> bool:
+        """Every task whose result is not there; returns whether all are there in the end."""
+        self.run_plan.error_file.unlink(missing_ok=True)
         if self._hides and not (self._masks_folder / MASKS_FILE).exists():
             self._restore_masks()
-        todo = []
+        done, todo, failed = ["pretraining"] if reused else [], [], 0
         for task in self.run_plan.tasks:
-            if whole_result(task, encoder_sha256, self.cfg.seed):
-                reused.append(task.name)
+            try:
+                there = whole_result(task, self.run_plan, encoder_sha256)
+            except ValueError as error:
+                self.say(f"{task.name} on {task.data} {note_failure(error, task.error_file)}")
+                failed += 1
+                continue
+            if there:
+                task.error_file.unlink(missing_ok=True)
+                done.append(task.name)
             else:
                 todo.append(task)
-        if reused:
-            self.say(f"reused {', '.join(reused)}")
+        if done:
+            self.say(f"reused {', '.join(done)}")
         for task in todo:
-            self._evaluate(task, encoder_sha256)
-        self.say("done", finished=True)
+            if not self.run_plan.pretraining_file.exists():
+                raise LockLostError(
+                    f"{self.run_plan.folder} was removed while a process worked in it"
+                )
+            try:
+                with self._held(task.result.parent) as lock:
+                    if not whole_result(task, self.run_plan, encoder_sha256):
+                        self._evaluate(task, encoder_sha256, lock)
+                    task.error_file.unlink(missing_ok=True)
+            except LockLostError:
+                raise
+            except Exception as error:
+                self.say(f"{task.name} on {task.data} {note_failure(error, task.error_file)}")
+                failed += 1
+        self.say("done" if not failed else f"FAILED: {failed} tasks, see above", finished=True)
+        return not failed
 
     @property
     def _owner(self) -> str:
@@ -176,12 +215,16 @@ class _Job:
         try:
             training = build_pretraining(self.cfg, self.data, self.device)
             report = self._report_training(training.steps)
-            return training, training.run(self.run_plan.folder, self._owner, report)
+            # Only the first process holds the folder, and only it writes.
+            check = self.lock.check if processes.rank() == 0 else lambda: None
+            return training, training.run(self.run_plan.folder, self._owner, report, check)
         except (NonFiniteLossError, processes.ElsewhereError):  # which all of them meet
             raise
         except Exception as error:
             if processes.count() == 1:
                 raise
+            if signum := interruption.asked():  # as the others were, some of which have left
+                raise interruption.Interrupted(signum) from error
             place = f"process {processes.rank()} of {processes.count()}"
             raise processes.ApartError(f"{place}: {str(error) or type(error).__name__}") from error
 
@@ -194,10 +237,12 @@ class _Job:
             encoder = build_encoder(cfg)
             if cfg.checkpoint is not None:
                 load_foreign(Path(cfg.checkpoint), cfg.format or "", encoder)
+        self.lock.check()
         save_encoder(run.encoder_file, encoder)
         hides = training is not None and self._save_masks(training)
         commit, dirty = git_state()
         encoder_sha256 = sha256_of(run.encoder_file)
+        self.lock.check()
         write_json(
             run.pretraining_file,
             {
@@ -230,16 +275,17 @@ class _Job:
     def _restore_masks(self) -> None:
         """Make the masks of a finished pretraining again, from its last checkpoint."""
         training = build_pretraining(self.cfg, self.data, self.device)
-        epochs, _ = load_checkpoint(
-            self.run_plan.folder / "checkpoints", self._owner, training.trainer
-        )
-        if epochs != self.cfg.epochs:
-            raise ValueError(
-                f"{self._masks_folder / MASKS_FILE} is missing or of other images, and there is no "
-                f"checkpoint of epoch {self.cfg.epochs} to make it from; delete "
-                f"{self.run_plan.pretraining_file} to train again"
+        with self._held(self.run_plan.folder):
+            steps, _ = training.restore(
+                self.run_plan.folder / "checkpoints", self._owner, lambda words: self.say(words)
             )
-        self._save_masks(training)
+            if steps != training.steps:
+                raise ValueError(
+                    f"{self._masks_folder / MASKS_FILE} is missing or of other images, and there "
+                    f"is no checkpoint of step {training.steps} to make it from; delete "
+                    f"{self.run_plan.pretraining_file} to train again"
+                )
+            self._save_masks(training)
 
     def _note_attempt(self) -> None:
         """Write the configuration, and add this attempt's surroundings to the provenance."""
@@ -247,11 +293,13 @@ class _Job:
         config = yaml.safe_dump({"run": identity(run), **asdict(self.cfg)}, sort_keys=False)
         write_text(folder / "config.yaml", config)
         file = folder / "provenance.json"
-        attempts = read_json(file)["attempts"] if file.exists() else []
+        attempts = read_json(file).get("attempts") if file.exists() else []
+        if not isinstance(attempts, list):
+            raise ValueError(f"{file} has no list of attempts; delete it to have it made again")
         write_json(file, {"attempts": [*attempts, collect(str(self.device))]})
 
     def _report_training(self, steps: int) -> Report:
-        def report(text: str, step: int, epoch_ended: bool) -> None:
+        def report(text: str, step: int | None, epoch_ended: bool) -> None:
             self.emit(Event(self.run_plan.name, text, step, steps, epoch_ended))
 
         return report
@@ -261,7 +309,7 @@ class _Job:
         load_encoder(self.run_plan.encoder_file, encoder)
         return encoder
 
-    def _evaluate(self, task: PlannedTask, encoder_sha256: str) -> None:
+    def _evaluate(self, task: PlannedTask, encoder_sha256: str, lock: Lock) -> None:
         data = self.planner.task_data(self.cfg, task.name)
         _same_data(data.name, data.fingerprint, task.fingerprint)
         protocol = build_task(self.cfg.tasks[task.name])
@@ -276,6 +324,7 @@ class _Job:
             node=self.cfg.tasks[task.name],
             encoder_sha256=encoder_sha256,
             device=self.device,
+            check=lock.check,
         )
         name, value = next(iter(result.metrics.items()))
         self.say(f"{task.name} on {task.data}: {name} {value:.2f}")

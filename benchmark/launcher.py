@@ -5,13 +5,18 @@ from __future__ import annotations
 import multiprocessing as mp
 import os
 import signal
+import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from multiprocessing import forkserver
 from multiprocessing.connection import Connection, wait
 
-from benchmark import processes
+import torch
+
+from benchmark import interruption, processes
 from benchmark.files import write_text
+from benchmark.interruption import Interrupted
 from benchmark.plan import Planned, Planner
 from benchmark.progress import Emit, Event
 from benchmark.resolve import resolve_device
@@ -29,23 +34,35 @@ class _Worker:
     planned: Planned
     process: mp.process.BaseProcess
     events: Connection
+    gpu: str | None
 
 
 def default_jobs(planned: Planned) -> int:
-    """As many runs at a time as there are cores for their threads; one on a GPU or on several."""
+    """As many runs at a time as there are cores for their threads, or GPUs; one on several."""
     if processes.started() > 1:
         return 1
     if planned.cfg.jobs is not None:
         return planned.cfg.jobs
-    if resolve_device(planned.cfg.device).type == "cuda":
-        return 1
-    return max(1, len(os.sched_getaffinity(0)) // planned.cfg.threads)
+    return len(_gpus(planned)) or max(1, len(os.sched_getaffinity(0)) // planned.cfg.threads)
+
+
+def _gpus(planned: Planned) -> list[str]:
+    """Numbers of the GPUs that runs may have, as CUDA_VISIBLE_DEVICES takes them."""
+    if resolve_device(planned.cfg.device).type != "cuda":
+        return []
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    return visible.split(",") if visible else [str(i) for i in range(torch.cuda.device_count())]
 
 
 def launch(plans: Sequence[Planned], jobs: int, emit: Emit) -> None:
     """Execute every run, ``jobs`` at a time; a run that fails or dies does not stop the others.
 
-    Whether a run succeeded is read from its result files, not from its process.
+    Whether a run succeeded is read from its result files, not from its process. On GPUs each run
+    sees one, that which the fewest others have.
+
+    Raises:
+        Interrupted: if this process was told to stop, once its runs have saved their state; at
+            once, if it is told again.
     """
     if processes.started() > 1:
         _one_by_one(plans, emit)
@@ -57,12 +74,15 @@ def launch(plans: Sequence[Planned], jobs: int, emit: Emit) -> None:
     handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
     forkserver.ensure_running()
     signal.signal(signal.SIGINT, handler)
+    gpus = _gpus(plans[0])
     queue = list(plans)
     workers: list[_Worker] = []
     try:
         while queue or workers:
             while queue and len(workers) < jobs:
-                workers.append(_start(context, queue.pop(0)))
+                used = [worker.gpu for worker in workers]
+                gpu = min(gpus, key=used.count, default=None)
+                workers.append(_start(context, queue.pop(0), gpu))
             ready = wait([w.events for w in workers])
             for worker in [w for w in workers if w.events in ready]:
                 try:
@@ -71,9 +91,25 @@ def launch(plans: Sequence[Planned], jobs: int, emit: Emit) -> None:
                     workers.remove(worker)
                     _finish(worker, emit)
     finally:
+        _stop(workers)
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Let workers save their state and leave."""
+    try:
         for worker in workers:
             worker.process.terminate()
+        for worker in workers:
+            with suppress(
+                EOFError, OSError
+            ):  # it holds the only end: an exit status may come early
+                while True:
+                    worker.events.recv()
             worker.process.join()
+    except Interrupted:  # again: no time for that
+        for worker in workers:
+            worker.process.kill()
+        raise
 
 
 def _one_by_one(plans: Sequence[Planned], emit: Emit) -> None:
@@ -85,18 +121,31 @@ def _one_by_one(plans: Sequence[Planned], emit: Emit) -> None:
         execute(planned, emit, planner)
 
 
-def _start(context: mp.context.ForkServerContext, planned: Planned) -> _Worker:
+def _start(context: mp.context.ForkServerContext, planned: Planned, gpu: str | None) -> _Worker:
     receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_work, args=(planned, sender))
+    process = context.Process(target=_work, args=(planned, sender, gpu))
     process.start()
     sender.close()  # the child holds the only end, so its death reads as end of file
-    return _Worker(planned, process, receiver)
+    return _Worker(planned, process, receiver, gpu)
 
 
-def _work(planned: Planned, events: Connection) -> None:
+def _work(planned: Planned, events: Connection, gpu: str | None) -> None:
     from benchmark.job import execute
 
-    execute(planned, events.send)
+    if gpu is not None:  # before anything asks what GPUs there are
+        os.environ["CUDA_VISIBLE_DEVICES"] = gpu
+
+    def send(event: Event) -> None:
+        try:
+            events.send(event)
+        except OSError:  # the process that started this one is gone, which means to stop too
+            interruption.ask(signal.SIGTERM)
+
+    try:
+        with interruption.listen([signal.SIGTERM]):
+            execute(planned, send)
+    except Interrupted as stop:
+        sys.exit(stop.exit_status)
 
 
 def _finish(worker: _Worker, emit: Emit) -> None:
@@ -104,7 +153,10 @@ def _finish(worker: _Worker, emit: Emit) -> None:
     worker.events.close()
     code = worker.process.exitcode
     run = worker.planned.run
-    if code:
+    if code == Interrupted(signal.SIGTERM).exit_status:
+        emit(Event(run.name, "stopped; the same line goes on from here", finished=True))
+    elif code and not run.complete:  # one that died at its very end has left everything
         reason = f"its process was killed by signal {-code}" if code < 0 else f"exit status {code}"
-        write_text(run.error_file, reason + "\n")
+        if run.folder.exists():
+            write_text(run.error_file, reason + "\n")
         emit(Event(run.name, f"FAILED: {reason}", finished=True))

@@ -23,7 +23,8 @@ class MetricsLog:
 
     def __init__(self, path: Path, offset: int) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        self._file = path.open("a+b")
+        # Unbuffered: what is left in a buffer would be written when the folder is another one's.
+        self._file = path.open("a+b", buffering=0)
         if os.fstat(self._file.fileno()).st_size < offset:
             raise ValueError(
                 f"{path} is shorter than its checkpoint says; delete checkpoints/ beside it "
@@ -37,7 +38,6 @@ class MetricsLog:
 
     def flush(self) -> int:
         """Make everything durable; returns the file's length."""
-        self._file.flush()
         os.fsync(self._file.fileno())
         return os.fstat(self._file.fileno()).st_size
 

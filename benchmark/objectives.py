@@ -161,7 +161,9 @@ class BYOL(Objective):
         """Both directions, summed, for each hidden view."""
         p0, target0 = anchor.values
         with torch.no_grad():
-            targets = self.each(self.teacher, hidden)
+            # Detached, as slices of a tensor with a graph ask for gradients even here, which what
+            # counts operations takes for a graph.
+            targets = self.each(self.teacher, hidden.detach())
         losses = []
         for features, target in zip(self.each(encoder, hidden), targets, strict=True):
             p = self.predictor(self.projector(features))

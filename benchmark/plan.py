@@ -22,7 +22,7 @@ from benchmark.dataset import Dataset
 from benchmark.errors import UserError
 from benchmark.files import sha256_of
 from benchmark.foreign import FORMATS, load_foreign
-from benchmark.hashing import result_payload, short_hash, version_of
+from benchmark.hashing import protocol_id, result_payload, short_hash, version_of
 from benchmark.instantiate import instantiate, target
 from benchmark.packs.manifest import MissingPackError
 from benchmark.packs.pack import load as load_pack
@@ -30,7 +30,7 @@ from benchmark.resolve import (
     CONTROLS,
     check_numbers,
     check_writable,
-    resolve_device,
+    planning_device,
     task_names,
     typed,
 )
@@ -149,7 +149,7 @@ class Planner:
         """
         key = short_hash(result_payload(cfg, data))
         if key not in self._epoch_pflops:
-            training = build_pretraining(cfg, data, resolve_device(cfg.device))
+            training = build_pretraining(cfg, data, planning_device(cfg.device, cfg.launcher))
             flops = training.cost_per_image().flops * training.images_per_epoch
             self._epoch_pflops[key] = flops / 1e15
         epochs = int((cfg.pflops or 0) / self._epoch_pflops[key])
@@ -166,14 +166,10 @@ class Planner:
         if key not in self._trainers:
             if cfg.control in (None, "supervised"):
                 _check_batches(cfg, len(pretraining_split(cfg, data)), data.name)
-            augment = instantiate(cfg.augment)
-            if augment.image_size != data.image_size:
-                raise UserError(
-                    f"augment.image_size={augment.image_size} differs from the {data.image_size} "
-                    f"pixels of {data.name}, for which nets and masks are built; set "
-                    "data.image_size alone"
-                )
-            trainer = build_trainer(cfg, data, resolve_device(cfg.device))
+            parts = {"augment": cfg.augment, "method": cfg.method, "encoder": cfg.encoder}
+            _check_sizes(parts, data.image_size, data.name)
+            instantiate(cfg.augment)
+            trainer = build_trainer(cfg, data, planning_device(cfg.device, cfg.launcher))
             if cfg.checkpoint is not None:
                 load_foreign(Path(cfg.checkpoint), cfg.format or "", trainer.encoder)
             self._trainers[key] = trainer
@@ -210,7 +206,12 @@ class Planner:
             seeds = cfg.eval_seeds if task.seeded else cfg.eval_seeds[:1]
             planned += [
                 PlannedTask(
-                    name, task_data.name, task_data.fingerprint, seed, results / f"seed{seed}.json"
+                    name=name,
+                    data=task_data.name,
+                    fingerprint=task_data.fingerprint,
+                    eval_seed=seed,
+                    result=results / f"seed{seed}.json",
+                    protocol_id=protocol_id(node),
                 )
                 for seed in seeds
             ]
@@ -235,6 +236,19 @@ def _imported_name(cfg: Config, method: str) -> str:
     if cfg.format is None:
         raise UserError(f"checkpoint={cfg.checkpoint} needs format={'|'.join(FORMATS)}")
     return re.sub(r"[^\w.]+", "-", file.stem).strip("-.") or "checkpoint"
+
+
+def _check_sizes(parts: Mapping[str, Any], size: int, data: str) -> None:
+    """Refuse parts, and parts of these, for images of another size in pixels than the data's."""
+    for name, node in parts.items():
+        if not isinstance(node, Mapping):
+            continue
+        if node.get("image_size", size) != size:
+            raise UserError(
+                f"{name}.image_size={node['image_size']} differs from the {size} pixels of {data}, "
+                "for which nets and masks are built; set data.image_size alone"
+            )
+        _check_sizes({f"{name}.{key}": part for key, part in node.items()}, size, data)
 
 
 def _check_batches(cfg: Config, count: int, name: str) -> None:

@@ -3,36 +3,31 @@
 from __future__ import annotations
 
 import math
-import time
-from collections import defaultdict
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from benchmark import processes
+from benchmark import interruption, processes
 from benchmark.augment import Augment
 from benchmark.batches import Batches
-from benchmark.checkpoint import load_checkpoint, save_checkpoint
+from benchmark.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
 from benchmark.cost import Cost, cost_per_image
 from benchmark.dataset import Dataset, Split
 from benchmark.feed import Feed
-from benchmark.metrics import MetricsLog, StepBuffer
 from benchmark.optim import set_learning_rate
 from benchmark.profiling import StepProfiler, section
+from benchmark.record import Record, Report
+from benchmark.saving import Saving
 from benchmark.schedule import Schedule
 from benchmark.streams import permutation
 from benchmark.superpixel_cache import with_superpixels
 from benchmark.trainer import Trainer
-
-# Called as report(state in words, steps done, whether an epoch has ended).
-Report = Callable[[str, int, bool], None]
-
-# Terms that the display shows as means over the epoch so far, and how.
-_SHOWN = {"loss": "loss {:.2f}", "mask_loss": "mask {:.2f}", "probe": "probe {:.1f}%"}
 
 
 class Pretraining:
@@ -54,7 +49,7 @@ class Pretraining:
         log_every_steps: steps between lines of metrics.jsonl.
         log_limits: log the losses without a mask and with everything hidden beside those of
             the slots.
-        checkpoint_every_epochs: epochs between checkpoints.
+        checkpoint_every_seconds: seconds between checkpoints; 0 for one after each step.
         cache: folder of superpixels, for a method that asks for those of un-augmented images; None
             to find them again in every epoch.
         profile: write where the time of some steps goes.
@@ -77,7 +72,7 @@ class Pretraining:
         drop_last: bool,
         log_every_steps: int,
         log_limits: bool,
-        checkpoint_every_epochs: int,
+        checkpoint_every_seconds: float,
         cache: Path | None = None,
         profile: bool = False,
     ) -> None:
@@ -90,7 +85,7 @@ class Pretraining:
         self.device = device
         self.log_every_steps = log_every_steps
         self.log_limits = log_limits
-        self.checkpoint_every_epochs = checkpoint_every_epochs
+        self.checkpoint_every_seconds = checkpoint_every_seconds
         self.residence = residence
         self.cache = cache
         self.profile = profile
@@ -118,53 +113,91 @@ class Pretraining:
         index = torch.arange(2, device=self.device)
         return cost_per_image(self.trainer, self.batches.augmented(0, 0, self.feed.take(index)))
 
-    def run(self, folder: Path, owner: str, report: Report) -> dict[str, Any]:
+    def run(
+        self, folder: Path, owner: str, report: Report, check: Callable[[], object] = lambda: None
+    ) -> dict[str, Any]:
         """Train to the end; returns the cost.
 
         Several processes go through the same steps, each with its share of every batch; the first
         of them writes what there is to write.
 
         Args:
-            folder: of the run; gets ``metrics.jsonl`` and ``checkpoints/``.
+            folder: of the run; gets ``metrics.jsonl``, ``progress.json`` and ``checkpoints/``.
             owner: names configuration and seed in the checkpoints.
             report: is told how training goes.
+            check: is called before anything is written, and raises if nothing may be.
 
         Raises:
             NonFiniteLossError: if a loss is not finite; then in all processes.
+            Interrupted: if one of the processes was told to stop, after the step and a checkpoint.
         """
         self._find_superpixels(report)
         checkpoints = folder / "checkpoints"
-        first_epoch, position = load_checkpoint(checkpoints, owner, self.trainer)
-        if first_epoch != (theirs := processes.agreed(first_epoch)):
-            raise ValueError(
-                f"process {processes.rank()} finds epoch {first_epoch} in {checkpoints}, the first "
-                f"one epoch {theirs}; runs_dir must be a folder that all of them share"
-            )
-        log = None
-        if processes.rank() == 0:
-            log = MetricsLog(folder / "metrics.jsonl", position.get("metrics_bytes", 0))
+        start, position = self.restore(checkpoints, owner, lambda words: report(words, None, False))
+        if start:
+            report(f"goes on from step {start} of {self.steps}", None, False)
         cost = self.cost_per_image() if self.steps else Cost(0.0, 0.0)
-        seconds_before = float(position.get("seconds", 0.0))
-        started = time.monotonic()
-
-        def seconds() -> float:
-            return seconds_before + time.monotonic() - started
-
         profiler = self._profiler(folder, cost)
-        after_step = profiler.after_step if profiler is not None else lambda: None
+        record = Record(
+            folder,
+            position,
+            cost=cost,
+            images=self._images,
+            epochs=self.epochs,
+            steps=self.steps,
+            steps_per_epoch=self.steps_per_epoch,
+            batch_size=self.batch_size,
+            update=self.trainer.update,
+            report=report,
+            check=check,
+        )
+
+        def save(done: int) -> None:
+            state = record.position()
+            if processes.rank() == 0:
+                save_checkpoint(checkpoints, owner, self.trainer, done, state)
+            if signum := interruption.asked():
+                told = signal.Signals(signum).name
+                report(f"{told} came: saved after step {done} of {self.steps}", None, False)
+
+        saving = Saving(save, self.checkpoint_every_seconds, start)
         try:
-            for epoch in range(first_epoch, self.epochs):
-                self._epoch(epoch, log, cost, seconds, report, after_step)
-                due = (epoch + 1) % self.checkpoint_every_epochs == 0 or epoch + 1 == self.epochs
-                if due and log is not None:
-                    state = {"metrics_bytes": log.flush(), "seconds": seconds()}
-                    save_checkpoint(checkpoints, owner, self.trainer, epoch + 1, state)
+            with interruption.deferred():
+                for epoch in range(start // max(self.steps_per_epoch, 1), self.epochs):
+                    for done in self._epoch(epoch, start, record):
+                        if profiler is not None:
+                            profiler.after_step()
+                        saving.after_step(done)
+                saving.at_end(self.steps)
             if profiler is not None:
                 profiler.close()
         finally:
-            if log is not None:
-                log.close()
-        return self._cost(self.steps, cost, seconds())
+            record.close()
+        return record.cost(self.steps)
+
+    def restore(
+        self, checkpoints: Path, owner: str, warn: Callable[[str], object]
+    ) -> tuple[int, Position]:
+        """Put the newest whole state back; returns steps done and position, ``(0, {})`` if none.
+
+        Raises:
+            ValueError: naming the file, if it cannot be used.
+        """
+        file = processes.once(lambda: newest_checkpoint(checkpoints, warn))
+        if file is None:
+            return 0, {}
+        if not file.exists():
+            raise ValueError(
+                f"process {processes.rank()} does not find {file}, which the first one does; "
+                "runs_dir must be a folder that all of them share"
+            )
+        done, position = load_checkpoint(file, owner, self.trainer)
+        if not 0 <= done <= self.steps:
+            raise ValueError(
+                f"{file} is of step {done} of a training of {self.steps}; delete it to go on "
+                "without it"
+            )
+        return done, position
 
     def _profiler(self, folder: Path, cost: Cost) -> StepProfiler | None:
         if not self.profile or processes.rank() > 0:
@@ -196,63 +229,44 @@ class Pretraining:
         processes.once(make)
         self.split = found()
 
-    def _cost(self, steps: int, per_image: Cost, seconds: float) -> dict[str, Any]:
-        epochs, rest = divmod(steps, max(self.steps_per_epoch, 1))
-        images = epochs * self.images_per_epoch + rest * self.batch_size
-        return {
-            "encoder_forwards": round(images * per_image.encoder_forwards),
-            "flops": images * per_image.flops,
-            "seconds": round(seconds, 3),
-        }
-
     @property
     def images_per_epoch(self) -> int:
         """Images that an epoch trains on."""
         return min(self.steps_per_epoch * self.batch_size, len(self.split))
 
-    def _epoch(
-        self,
-        epoch: int,
-        log: MetricsLog | None,
-        per_image: Cost,
-        seconds: Callable[[], float],
-        report: Report,
-        after_step: Callable[[], None],
-    ) -> None:
+    def _images(self, steps: int) -> int:
+        """Images that so many steps train on."""
+        epochs, rest = divmod(steps, max(self.steps_per_epoch, 1))
+        return epochs * self.images_per_epoch + rest * self.batch_size
+
+    def _epoch(self, epoch: int, start: int, record: Record) -> Iterator[int]:
+        """Train on the steps of an epoch from step ``start`` on; yields the steps done by each."""
         order = permutation(self.seed, "order", epoch, len(self.feed), self.feed.home)
         batches = order.split(self.batch_size)[: self.steps_per_epoch]
-        indices = [processes.share(batch) for batch in batches]
-        buffer = StepBuffer()
-        seen: dict[str, list[float]] = defaultdict(list)
-        started = time.monotonic()
-        for i, samples in enumerate(self.feed.batches(indices)):
-            step = epoch * self.steps_per_epoch + i
+        before = epoch * self.steps_per_epoch
+        skipped = max(start - before, 0)
+        indices = [processes.share(batch) for batch in batches[skipped:]]
+        record.start_epoch(before + skipped)
+        for i, samples in enumerate(self.feed.batches(indices), start=skipped):
+            step = before + i
             rates = self._set_rates(step)
-            ended = i + 1 == self.steps_per_epoch
-            logged = ended or (i + 1) % self.log_every_steps == 0
+            logged = i + 1 == self.steps_per_epoch or (i + 1) % self.log_every_steps == 0
             with section("input"):
                 batch = self.batches.augmented(epoch, step, samples)
             terms = self.trainer.step(batch, step, diagnose=logged and self.log_limits)
-            buffer.add(step, terms)
+            if not self.trainer.sync_batchnorm:
+                # Running statistics differ then, and one process saves them for all.
+                processes.average_buffers(self._norms)
+            record.add(step, terms)
             if logged:
                 with section("log"):
-                    drained = buffer.drain()
-                    cost = self._cost(step + 1, per_image, seconds())
-                    line = {"epoch": epoch, "step": step, "lr": rates, **drained[-1][1], **cost}
-                    if self.trainer.update != "alternating":
-                        line["update"] = self.trainer.update
-                    if log is not None:
-                        log.write(line)
-                    for name in _SHOWN:
-                        seen[name] += [terms[name] for _, terms in drained if name in terms]
-                    means = {name: sum(all_) / len(all_) for name, all_ in seen.items() if all_}
-                    speed = (i + 1) * self.batch_size / (time.monotonic() - started)
-                    report(self._line(epoch, means, speed, step), step + 1, ended)
-            after_step()
-        # Without sync_batchnorm running statistics differ, and one process will save them for all.
+                    record.write(step, rates)
+            yield step + 1
+
+    @cached_property
+    def _norms(self) -> list[nn.Module]:
         nets = (self.trainer.encoder, self.trainer.objective, self.trainer.method)
-        norms = [m for net in nets for m in net.modules() if isinstance(m, _BatchNorm)]
-        processes.average_buffers(norms)
+        return [m for net in nets for m in net.modules() if isinstance(m, _BatchNorm)]
 
     def _set_rates(self, step: int) -> list[float]:
         rates = [
@@ -265,14 +279,3 @@ class Pretraining:
         if self.trainer.mask_optimiser is not None:
             set_learning_rate(self.trainer.mask_optimiser, rates[1])
         return rates
-
-    def _line(self, epoch: int, means: dict[str, float], speed: float, step: int) -> str:
-        """The state of training in words; means are over the epoch so far."""
-        left = (self.steps - step - 1) * self.batch_size / speed
-        words = [f"epoch {epoch + 1}/{self.epochs}"]
-        if self.trainer.update != "alternating":
-            words.append(f"{self.trainer.update} update")
-        words += [form.format(means[name]) for name, form in _SHOWN.items() if name in means]
-        words.append(f"{speed:.0f} img/s")
-        words.append(f"{left // 60:.0f}:{left % 60:02.0f} left")
-        return "  ".join(words)

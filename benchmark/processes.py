@@ -193,6 +193,15 @@ def once(work: Callable[[], T]) -> T:
     return returned
 
 
+def largest(number: int) -> int:
+    """The largest of the processes' numbers, in all of them."""
+    if count() == 1:
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_messages)
+    return int(found)
+
+
 def agreed(value: T) -> T:
     """The first process' value, in all of them."""
     return once(lambda: value)

@@ -14,12 +14,15 @@ from torch.distributed import is_torchelastic_launched
 
 from benchmark import processes
 from benchmark.config import Config
-from benchmark.errors import UserError, at_least
+from benchmark.errors import UserError, at_least, at_most
 from benchmark.execution import Execution
 from benchmark.feed import check_residence
 from benchmark.precision import native_precision
 
 CONTROLS = ("untrained", "supervised")
+MOST_THREADS = 1024  # OpenMP ends the process where the system has no more
+# Hydra's own choice, where the line makes none, means the same as ours.
+LAUNCHERS = {"basic": "local", "local": "local", "slurm": "slurm"}
 
 
 def resolve_device(name: str) -> torch.device:
@@ -38,6 +41,18 @@ def resolve_device(name: str) -> torch.device:
     # Several processes of a machine take a GPU each, or see only their own if SLURM arranges it.
     number = processes.local_rank() % torch.cuda.device_count()
     return torch.device("cuda", number) if processes.started() > 1 else torch.device("cuda")
+
+
+def planning_device(name: str, launcher: str) -> torch.device:
+    """Where this process builds the parts of a run to check them.
+
+    That is the run's device, unless SLURM sends the run to another machine.
+
+    Raises:
+        UserError: as `resolve_device` does.
+    """
+    elsewhere = launcher == "slurm" and name == "cuda"
+    return torch.device("cpu") if elsewhere else resolve_device(name)
 
 
 def check_writable(folder: Path, key: str = "runs_dir") -> None:
@@ -63,15 +78,27 @@ def check_writable(folder: Path, key: str = "runs_dir") -> None:
 def typed(composed: DictConfig) -> Config:
     """The resolved configuration as a plain object, without Hydra's own node."""
     plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
+    chosen = composed.hydra.runtime.choices["hydra/launcher"]
+    if chosen not in LAUNCHERS:
+        raise UserError(f"hydra/launcher={chosen} is not one of local, slurm")
+    if plain.launcher != "local":
+        raise UserError(f"launcher={plain.launcher} is set by hydra/launcher={plain.launcher}")
+    plain.launcher = LAUNCHERS[chosen]
     if plain.precision == "auto":  # before what refers to it is resolved
-        plain.precision = native_precision(resolve_device(plain.device))
+        plain.precision = native_precision(planning_device(plain.device, plain.launcher))
     if plain.processes is None:
-        plain.processes = processes.started()
+        plain.processes = _processes(plain.launcher, plain.slurm)
     # Merging into the schema once more refuses keys that +key=value added at the root.
     cfg = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(Config), plain))
     assert isinstance(cfg, Config)
     cfg.tasks = {name: _like(name, cfg.tasks) for name in cfg.tasks}
     return cfg
+
+
+def _processes(launcher: str, slurm: Any) -> int:
+    """Processes that each run has: as many as there are now, or as SLURM will start."""
+    sent = launcher == "slurm"
+    return int(slurm.nodes * slurm.tasks_per_node) if sent else processes.started()
 
 
 def _like(name: str, tasks: Mapping[str, Any]) -> Any:
@@ -120,8 +147,12 @@ def check_numbers(cfg: Config) -> None:
         1,
         threads=cfg.threads,
         log_every_steps=cfg.log_every_steps,
-        checkpoint_every_epochs=cfg.checkpoint_every_epochs,
     )
+    at_most(MOST_THREADS, threads=cfg.threads)
+    if not 0 <= cfg.checkpoint_every_seconds < math.inf:
+        raise UserError(
+            f"checkpoint_every_seconds={cfg.checkpoint_every_seconds:g} must be a number from 0 on"
+        )
     if cfg.pflops is not None and not 0 < cfg.pflops < math.inf:
         raise UserError(f"pflops={cfg.pflops:g} must be a number above 0, or null")
     if cfg.jobs is not None and cfg.jobs < 1:
@@ -135,16 +166,26 @@ def check_numbers(cfg: Config) -> None:
         raise UserError(f"controls={cfg.controls}: {unknown.pop()} is not one of {CONTROLS}")
     if cfg.probe.lr < 0:
         raise UserError(f"probe.lr={cfg.probe.lr} must not be negative")
-    Execution(**vars(cfg.trainer)).check(resolve_device(cfg.device))
+    Execution(**vars(cfg.trainer)).check(planning_device(cfg.device, cfg.launcher))
     check_residence(cfg.residence)
     check_writable(Path(cfg.runs_dir))
     check_writable(Path(cfg.tables_dir), "tables_dir")
 
 
 def _check_processes(cfg: Config) -> None:
-    wanted, there = cfg.processes, processes.started()
+    wanted, there = cfg.processes, _processes(cfg.launcher, cfg.slurm)
     assert wanted is not None
     at_least(1, processes=wanted)
+    if cfg.launcher == "slurm" and processes.started() > 1:
+        raise UserError(
+            f"hydra/launcher=slurm sends runs, and {processes.started()} processes were started to "
+            "train one; start one process, and set slurm.nodes and slurm.tasks_per_node"
+        )
+    if wanted != there and cfg.launcher == "slurm":
+        raise UserError(
+            f"processes={wanted}, but slurm.nodes={cfg.slurm.nodes} times slurm.tasks_per_node="
+            f"{cfg.slurm.tasks_per_node} is {there}; change these, or leave processes out"
+        )
     if wanted != there:
         raise UserError(
             f"processes={wanted}, but {there} {'was' if there == 1 else 'were'} started; start "
@@ -154,7 +195,8 @@ def _check_processes(cfg: Config) -> None:
         return
     here, gpus = processes.started_here(), torch.cuda.device_count()
     # SLURM may show each task a GPU of its own; torchrun's processes see the same ones.
-    if resolve_device(cfg.device).type == "cuda" and is_torchelastic_launched() and here > gpus:
+    on_gpus = planning_device(cfg.device, cfg.launcher).type == "cuda"
+    if on_gpus and is_torchelastic_launched() and here > gpus:
         raise UserError(
             f"device={cfg.device}: torchrun started {here} processes, and torch finds {gpus} CUDA "
             f"devices here; start one for each, or use device=cpu"
@@ -180,7 +222,7 @@ def task_names(cfg: Config) -> list[str]:
     known = [name for name, node in cfg.tasks.items() if node is not None]
     if asked is None:
         return known
-    if not isinstance(asked, list) or (unknown := [t for t in asked if t not in cfg.tasks]):
+    if not isinstance(asked, list) or (unknown := [t for t in asked if t not in [*cfg.tasks]]):
         wrong = asked if not isinstance(asked, list) else unknown[0]
         raise UserError(
             f"task={wrong} is not one of {', '.join(cfg.tasks)}; several are written as "

@@ -19,16 +19,19 @@ import sys
 from argparse import Namespace
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import hydra
 from hydra._internal.utils import get_args_parser
 from omegaconf import DictConfig
 
+from benchmark import interruption
 from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE, compose
 from benchmark.errors import UserError
+from benchmark.interruption import Interrupted
+from benchmark.lock import exclusive
 from benchmark.progress import Display, Event
-from benchmark.runs import finished_beside
+from benchmark.runs import finished_beside, note_plans
 from benchmark.sweep import control_line, expand, varied_keys, with_experiment
 
 if TYPE_CHECKING:
@@ -41,21 +44,45 @@ _STARTED_BY = {"WORLD_SIZE", "SUBMITIT_LOCAL_NTASKS", "SLURM_STEP_NUM_TASKS"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point; returns the exit status: 0, 1 if a run failed, 2 for a user's mistake."""
     arguments = sys.argv[1:] if arguments is None else list(arguments)
-    options = get_args_parser().parse_args(arguments)
-    if options.help or options.hydra_help or options.cfg or options.info:
-        return _hydra(arguments)
     try:
+        options = parse(arguments)
+        if options.help or options.hydra_help or options.cfg or options.info:
+            return _hydra(arguments)
         if not _STARTED_BY & os.environ.keys():
             _check_line(options)
         from benchmark import processes
 
-        with processes.joined():
-            return _run(arguments, options)
+        with interruption.listen(), processes.joined():
+            try:
+                return _run(arguments, options)
+            except processes.ElsewhereError:  # which the first process tells
+                return 2
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
+    except KeyboardInterrupt:  # before anything listened
         return 130
+    except Interrupted as stop:
+        return stop.exit_status
+
+
+def parse(arguments: Sequence[str]) -> Namespace:
+    """Hydra's flags, and the overrides, in any order.
+
+    Raises:
+        UserError: for a flag that there is not, or bytes that are no text.
+    """
+    for argument in arguments:
+        if any("\ud800" <= sign <= "\udfff" for sign in argument):  # as Python reads such bytes
+            raise UserError(f"{argument} is not UTF-8; rename what it names")
+
+    def refuse(message: str) -> NoReturn:
+        raise UserError(f"{message}; --help lists the flags, and settings are KEY=VALUE")
+
+    parser = get_args_parser()
+    parser.error = refuse  # type: ignore[method-assign]
+    options: Namespace = parser.parse_intermixed_args(list(arguments))
+    return options
 
 
 def _check_line(options: Namespace) -> None:
@@ -96,37 +123,68 @@ def _run(arguments: Sequence[str], options: Namespace) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    except processes.ElsewhereError:  # which the first process tells
-        return 2
-    jobs = default_jobs(plans[0]) if options.multirun else 1
+    command = shlex.join([*processes.program(), "benchmark/run.py", *arguments])
     with Display(quiet=not first) as display:
         for note in notes:
             display.console.print(note, markup=False)
         if plans[0].cfg.dry_run:
-            processes.once(lambda: _show_forecast(planner, plans, jobs, display))
+            processes.once(lambda: _show_plan(planner, plans, options, display))
             return 0
+        if plans[0].cfg.launcher == "slurm":
+            return _on_slurm(plans, command, display)
+        processes.once(lambda: note_plans(planned.run for planned in plans))
         try:
             if options.multirun:
-                launch(plans, jobs, display.show)
+                launch(plans, default_jobs(plans[0]), display.show)
             else:
                 execute(plans[0], display.show, planner)
-        except KeyboardInterrupt:
+        except Interrupted:
             display.console.print("interrupted; the same line goes on from here")
             raise
         finally:
-            command = shlex.join([*processes.program(), "benchmark/run.py", *arguments])
             succeeded = not first or report(plans, command=command)
     return 0 if processes.agreed(succeeded) else 1
 
 
-def _show_forecast(planner: Planner, plans: Sequence[Planned], jobs: int, display: Display) -> None:
-    from benchmark.forecast import Forecaster, forecast_table
+def _on_slurm(plans: Sequence[Planned], command: str, display: Display) -> int:
+    """Send what is missing and, if that is wanted, wait for it; returns the exit status."""
+    from slurm.launch import send, watch
 
+    at_work = send(plans, display.show)
+    if not plans[0].cfg.slurm.wait:
+        display.console.print(
+            f"SLURM has {len(at_work)} runs; python slurm/status.py {plans[0].cfg.runs_dir} tells "
+            "how they go, and the same line writes the tables"
+        )
+        return 0
+    try:
+        watch(at_work, display.show)
+    except Interrupted:
+        display.console.print(
+            "interrupted, but the jobs go on; the same line watches them again, scancel ends them"
+        )
+        raise
+    return 0 if report(plans, command=command) else 1
+
+
+def _show_plan(
+    planner: Planner, plans: Sequence[Planned], options: Namespace, display: Display
+) -> None:
+    """What the line would do: on SLURM the script, here how long it would take."""
+    from benchmark.forecast import Forecaster, forecast_table
+    from benchmark.launcher import default_jobs
+
+    if plans[0].cfg.launcher == "slurm":
+        from slurm.launch import dry_run
+
+        print(dry_run(plans))
+        return
     forecaster = Forecaster(planner)
     forecasts = []
     for number, planned in enumerate(plans, start=1):
         forecasts.append(forecaster.forecast(planned))
         display.show(Event("measured", planned.run.name, number, len(plans)))
+    jobs = default_jobs(plans[0]) if options.multirun else 1
     display.console.print(forecast_table(forecasts, jobs))
 
 
@@ -157,6 +215,8 @@ def plan(
         planner.plan(run, [o for o in run if o.split("=")[0] in varied]) for run in runs
     )
     plans = list({(p.run.folder, p.run.tasks): p for p in planned_runs}.values())
+    if plans[0].cfg.launcher == "slurm" and not multirun:
+        raise UserError("hydra/launcher=slurm sends a sweep; add -m")
     _refuse_two_protocols(plans)
     skipped = sorted({why for planned in plans for why in planned.run.skipped})
     done = {task.name for planned in plans for task in planned.run.tasks}
@@ -184,7 +244,8 @@ def _refuse_two_protocols(plans: Sequence[Planned]) -> None:
 def report(plans: Sequence[Planned], *, command: str) -> bool:
     """Write and show the tables of the planned runs; returns whether all of these are complete.
 
-    Finished runs of the same setting that lie in the run folders join the table.
+    Finished runs of the same setting that lie in the run folders join the table. Results that
+    cannot be trusted are told, in no table, and count as not complete.
     """
     from benchmark.provenance import git_state
     from reports.tables import NOT_TABULATED, terminal_text, write_tables
@@ -193,22 +254,26 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
     out = Path(plans[0].cfg.tables_dir)
     try:
         beside = list(finished_beside(runs))
-        written = write_tables([*runs, *beside], out, command=command, commit=git_state()[0])
+        with exclusive(out, lambda owner: print(f"tables: waiting for {owner}")):
+            written = write_tables([*runs, *beside], out, command=command, commit=git_state()[0])
     except (ValueError, OSError) as error:
         print(f"error: no tables: {error}", file=sys.stderr)
         return False
-    if written:
-        print(terminal_text(written))
+    if written.paths:
+        print(terminal_text(written.paths))
         if beside:
             print(f"with {len(beside)} comparable runs of earlier commands")
-        print(f"tables: {', '.join(str(path) for path in written)}")
+        print(f"tables: {', '.join(str(path) for path in written.paths)}")
+    for problem in written.problems:
+        print(f"error: {problem}", file=sys.stderr)
     if left_out := {run.preset for run in runs} & set(NOT_TABULATED):
         print(f"preset={left_out.pop()} is an ablation: its results are in no table")
     unfinished = [run for run in runs if not run.complete]
     for run in unfinished:
-        why = f"see {run.error_file}" if run.error_file.exists() else "it did not finish"
+        failures = ", ".join(map(str, run.error_files))
+        why = f"see {failures}" if failures else "it did not finish"
         print(f"error: {run.name} has no complete result; {why}", file=sys.stderr)
-    return not unfinished
+    return not (unfinished or written.problems)
 
 
 def _hydra(arguments: Sequence[str]) -> int:

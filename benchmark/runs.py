@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import yaml
+
+from benchmark.errors import UserError
+from benchmark.files import json_text, write_json
+from benchmark.type_check import misfit
 
 IMPORTED = "checkpoint"  # stands for the control of a run whose encoder comes from a file
 
@@ -22,6 +26,7 @@ class PlannedTask:
         fingerprint: of that data set.
         eval_seed: of the task's head.
         result: the file.
+        protocol_id: see `benchmark.hashing.protocol_id`.
     """
 
     name: str
@@ -29,6 +34,12 @@ class PlannedTask:
     fingerprint: str
     eval_seed: int
     result: Path
+    protocol_id: str
+
+    @property
+    def error_file(self) -> Path:
+        """Traceback of the last attempt, present only if that attempt failed."""
+        return self.result.with_suffix(".error.txt")
 
 
 @dataclass(frozen=True)
@@ -74,8 +85,13 @@ class Run:
 
     @property
     def error_file(self) -> Path:
-        """Traceback of the last attempt, present only if that attempt failed."""
+        """Traceback of the last attempt at pretraining, present only if that attempt failed."""
         return self.folder / "error.txt"
+
+    @property
+    def error_files(self) -> list[Path]:
+        """What failed last time and was not made since."""
+        return [f for f in (self.error_file, *(t.error_file for t in self.tasks)) if f.exists()]
 
     @property
     def pretraining_file(self) -> Path:
@@ -86,7 +102,7 @@ class Run:
     def complete(self) -> bool:
         """Whether every planned output is there."""
         outputs = [self.encoder_file, self.pretraining_file, *(t.result for t in self.tasks)]
-        return not self.error_file.exists() and all(path.exists() for path in outputs)
+        return not self.error_files and all(path.exists() for path in outputs)
 
 
 NAMED = ("method", "objective", "encoder", "data", "preset", "seed")
@@ -100,15 +116,80 @@ def identity(run: Run) -> dict[str, Any]:
     return {key: getattr(run, key) for key in _IDENTITY} | {"varied": list(run.varied)}
 
 
-def restored(noted: Mapping[str, Any], folder: Path, tasks: tuple[PlannedTask, ...] = ()) -> Run:
-    """The run in a folder, by the `identity` noted there.
+def note_plans(runs: Iterable[Run]) -> None:
+    """Leave in every run folder what is to come of it: ``plan.json``.
 
     Raises:
-        TypeError: if it is none.
+        UserError: if one cannot be written.
     """
+    for run in runs:
+        tasks = [
+            {
+                "name": task.name,
+                "data": task.data,
+                "eval_seed": task.eval_seed,
+                "result": str(task.result.relative_to(run.folder)),
+            }
+            for task in run.tasks
+        ]
+        plan, file = {"run": identity(run), "tasks": tasks}, run.folder / "plan.json"
+        try:
+            if not file.exists() or file.read_bytes() != json_text(plan).encode():
+                write_json(file, plan)
+        except OSError as error:
+            raise UserError(
+                f"{file} cannot be written ({error.strerror}); choose another runs_dir"
+            ) from error
+
+
+def restored(noted: object, folder: Path) -> Run:
+    """The run in a folder, without tasks, by the `identity` noted there.
+
+    Raises:
+        ValueError: if it is none.
+    """
+    if fault := misfit(noted, dict[str, Any], "the run"):
+        raise ValueError(fault)
     # Folders of earlier versions tell neither what was varied nor the update.
-    varied = tuple(noted.get("varied", ()))
-    return Run(**{**noted, "varied": varied}, folder=folder, tasks=tasks)
+    given = {"varied": [], "update": "alternating", **dict(noted)}  # type: ignore[call-overload]
+    if unlike := sorted(set(given) ^ set(_IDENTITY)):
+        raise ValueError(f"{unlike[0]} is missing from the run or too much")
+    hints = get_type_hints(Run)
+    for key, value in given.items():
+        if fault := misfit(value, hints[key], key):
+            raise ValueError(fault)
+    return Run(**{**given, "varied": tuple(given["varied"])}, folder=folder, tasks=())
+
+
+def read_config(folder: Path) -> tuple[Run, dict[str, Any]]:
+    """The run in a folder, as `restored`, and its configuration, as ``config.yaml`` notes them.
+
+    Raises:
+        ValueError: naming the file, if it is missing or something else.
+    """
+    file = folder / "config.yaml"
+    try:
+        config: Any = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+        if fault := misfit(config, dict[str, Any], "it"):
+            raise ValueError(fault)
+        return restored(config.get("run"), folder), config
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
+        why = " ".join(str(error).split())
+        raise ValueError(
+            f"{file} is not the configuration of a run ({why}); delete its folder to run again"
+        ) from error
+
+
+class _PlainLoader(yaml.SafeLoader):
+    """Reads what `yaml.safe_dump` wrote of a configuration: no tags of Python, and no anchors.
+
+    A few lines of anchors unfold to more than fits in memory, or to what contains itself.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.events.AliasEvent):
+            raise yaml.YAMLError("it repeats a part by an anchor")
+        return super().compose_node(parent, index)
 
 
 def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
@@ -116,7 +197,8 @@ def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
 
     Comparable is what shares the setting of a planned run, and somebody else's encoder on the same
     data, which had no setting of ours. It comes with those of the planned runs' tasks whose results
-    are there. Folders that hold something else are passed over.
+    are there. Folders that hold something else, or the copy of another folder, are passed over, as
+    are those whose pretraining is not finished.
     """
     planned = {run.folder for run in runs}
     peers: dict[str, list[Run]] = {}
@@ -127,25 +209,27 @@ def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
             task.result.relative_to(peer.folder): task for peer in alike for task in peer.tasks
         }
         for config in sorted(alike[0].folder.parents[1].glob("*/seed*/config.yaml")):
-            folder, found = config.parent, _read_identity(config)
-            if folder in planned or found is None or not _comparable(found, alike[0]):
+            folder = config.parent
+            if folder in planned or not (folder / "pretraining.json").exists():
+                continue
+            try:
+                found, _ = read_config(folder)
+            except ValueError:
+                continue
+            if not (_lies_in(found, folder) and _comparable(found, alike[0])):
                 continue
             results = {folder / place: task for place, task in wanted.items()}
             tasks = tuple(replace(t, result=r) for r, t in results.items() if r.exists())
             if tasks:
-                yield restored(found, folder, tasks)
+                yield replace(found, tasks=tasks)
 
 
-def _comparable(found: Mapping[str, Any], peer: Run) -> bool:
-    foreign = found["control"] == IMPORTED and found["fingerprint"] == peer.fingerprint
-    return foreign or bool(found["setting"] == peer.setting)
+def _lies_in(run: Run, folder: Path) -> bool:
+    """Whether a folder is where the run's own one would be."""
+    own = (run.data, f"{run.method}-{run.hash8}", f"seed{run.seed}")
+    return folder.absolute().parts[-3:] == own
 
 
-def _read_identity(config: Path) -> dict[str, Any] | None:
-    """The identity in a config.yaml, None if the file is none of ours."""
-    try:
-        found = yaml.safe_load(config.read_text())["run"]
-    except (yaml.YAMLError, KeyError, TypeError):
-        return None
-    known = isinstance(found, dict) and set(found) | {"varied", "update"} == set(_IDENTITY)
-    return found if known else None
+def _comparable(found: Run, peer: Run) -> bool:
+    foreign = found.control == IMPORTED and found.fingerprint == peer.fingerprint
+    return foreign or found.setting == peer.setting

@@ -14,7 +14,8 @@ from torch import Tensor
 
 from benchmark.contracts import Segmenter
 from benchmark.dataset import Split
-from benchmark.files import exclusive, write_atomically
+from benchmark.files import write_atomically
+from benchmark.lock import Owner, exclusive
 
 _CHUNK = 256  # images segmented at once
 
@@ -44,7 +45,11 @@ def with_superpixels(
     name = hashlib.sha256(f"{fingerprint} {segmenter.finds}".encode()).hexdigest()[:16]
     file = folder / f"superpixels-{name}" / "superpixels.npy"
     if not file.exists():
-        with exclusive(file.parent, lambda: report("another process makes superpixels; waiting")):
+
+        def wait(owner: Owner | None) -> None:
+            report(f"superpixels are being made by {owner or 'another process'}; waiting")
+
+        with exclusive(file.parent, wait):
             if not file.exists():
                 write_atomically(file, lambda part: _write(part, split, segmenter, device, report))
     try:

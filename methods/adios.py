@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import UserError
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_most
 from benchmark.precision import full_precision
 from benchmark.processes import count
 from methods.mask_net import MaskNet
@@ -71,6 +71,7 @@ class Adios(MaskingMethod):
             raise UserError(
                 f"method.num_masks={num_masks} must be at least 2: ADIOS' masks share the image out"
             )
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         self.num_masks = num_masks
         self.sparsity = sparsity
         self.entropy = entropy

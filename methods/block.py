@@ -6,10 +6,12 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import UserError, at_least
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_least, at_most
 from benchmark.schedule import Value
 from methods.grid import Grid
+
+_MOST_BLOCKS = 1000
 
 
 class Blocks(MaskingMethod):
@@ -63,6 +65,8 @@ class Blocks(MaskingMethod):
                 "the largest aspect ratio is its inverse"
             )
         at_least(1, "method.", max_blocks=max_blocks, num_masks=num_masks)
+        at_most(_MOST_BLOCKS, "method.", max_blocks=max_blocks)
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         self.min_cells = min_cells
         self.min_aspect = min_aspect
         self.max_blocks = max_blocks

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import UserError
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_most
 from methods.grid import Grid, rank
 
 
@@ -37,6 +37,7 @@ class ComplementaryPatches(MaskingMethod):
                 f"method.num_masks={num_masks} must lie between 2 and the {self.grid.cells} cells "
                 "of an image; a smaller patch_size gives more"
             )
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         self.num_masks = num_masks
         self.reduction = reduction
 

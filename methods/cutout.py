@@ -6,8 +6,8 @@ import math
 
 import torch
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import UserError, at_least
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_least, at_most
 from benchmark.schedule import Ramp, Value
 from methods.grid import rectangles
 
@@ -51,6 +51,7 @@ class Cutout(MaskingMethod):
                     "pixels; choose another ratio"
                 )
         at_least(1, "method.", num_masks=num_masks)
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         self.inside = inside
         self.num_masks = num_masks
         self.reduction = reduction

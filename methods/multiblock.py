@@ -8,8 +8,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from benchmark.contracts import Batch, MaskingMethod, Proposal
-from benchmark.errors import UserError, at_least
+from benchmark.errors import UserError, at_least, at_most
 from methods.grid import Grid, rank
+
+_MOST_TARGETS = 1000
 
 
 class MultiBlock(MaskingMethod):
@@ -55,6 +57,7 @@ class MultiBlock(MaskingMethod):
         super().__init__()
         self.grid = Grid(image_size, patch_size)
         at_least(1, "method.", num_targets=num_targets)
+        at_most(_MOST_TARGETS, "method.", num_targets=num_targets)
         if not 1 <= min_visible < self.grid.cells:
             raise UserError(
                 f"method.min_visible={min_visible} must be at least 1 and less than the "

@@ -8,13 +8,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import UserError, at_least
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_least, at_most
 from benchmark.schedule import Value
 from benchmark.streams import Streams
 from methods.grid import Grid
 
 Colour = Literal["red", "green", "blue", "purple"]
+
+_MOST_IMAGES = 2**16  # of noise
 
 
 class ColourNoise(MaskingMethod):
@@ -68,6 +70,8 @@ class ColourNoise(MaskingMethod):
                 f"method.strong_sigma={strong_sigma}"
             )
         at_least(1, "method.", bank_size=bank_size, num_masks=num_masks)
+        at_most(_MOST_IMAGES, "method.", bank_size=bank_size)
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         self.num_masks = num_masks
         self.reduction = reduction
         period = 2 * self.grid.side

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import at_least
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import at_least, at_most
 from benchmark.schedule import Value
 from methods.grid import Grid
 
@@ -36,6 +36,7 @@ class RandomPatches(MaskingMethod):
         self.grid = Grid(image_size, patch_size)
         self.ratio = self.grid.read_ratio(ratio)
         at_least(1, "method.", num_masks=num_masks)
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         self.num_masks = num_masks
         self.reduction = reduction
 

@@ -9,8 +9,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import UserError, at_least
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_least, at_most
 from benchmark.processes import averaged
 from methods.budgets import BudgetRule, FixedBudget
 from methods.mask_heads import Activation, HistoryInput, SequentialHeads
@@ -96,6 +96,7 @@ class Sequential(MaskingMethod):
     ) -> None:
         super().__init__()
         at_least(1, "method.", num_masks=num_masks)
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         if not 0 < initial_area < 1:
             raise UserError(
                 f"method.initial_area={initial_area} must lie between 0 and 1, both excluded"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from benchmark.contracts import Batch, MaskingMethod, Proposal, Reduction
-from benchmark.errors import UserError
+from benchmark.contracts import MOST_MASKS, Batch, MaskingMethod, Proposal, Reduction
+from benchmark.errors import UserError, at_most
 from methods.colour_clusters import ColourSpace
 from methods.superpixels import ColourClusters, SuperpixelsOf
 
@@ -58,6 +58,7 @@ class Superpixel(MaskingMethod):
         )
         self.clusters.check("method.")
         self.segmenter = self.clusters if superpixels_of == "image" else None
+        at_most(MOST_MASKS, "method.", num_masks=num_masks)
         self.num_masks = num_masks
         self.reduction = reduction
 

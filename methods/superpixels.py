@@ -21,13 +21,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from benchmark.contracts import Images, Masks
-from benchmark.errors import UserError
+from benchmark.errors import UserError, at_most
 from methods.colour_clusters import ColourSpace, in_colour_space, kmeans
 from methods.connected_parts import connect
 
 SuperpixelsOf = Literal["view", "image"]
 
 _MOST_SEGMENTS = 2**15  # numbered from 0 they are kept in 16 bits
+_MOST_ITERATIONS = 1000
 _FIXED_POINT = 2.0**24
 _INFINITY_BITS = 0x7F800000
 # Pixels that a CPU, of which the cache is small, takes at once; a GPU takes all images.
@@ -74,6 +75,12 @@ class ColourClusters:
                 f"{self.kmeans_iterations} must be positive, slic_iterations="
                 f"{self.slic_iterations} not negative"
             )
+        at_most(
+            _MOST_ITERATIONS,
+            prefix,
+            slic_iterations=self.slic_iterations,
+            kmeans_iterations=self.kmeans_iterations,
+        )
 
     @property
     def finds(self) -> str:

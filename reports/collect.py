@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from benchmark.files import read_json
+from benchmark.result_file import read_pretraining, read_result
 from benchmark.runs import IMPORTED, PlannedTask, Run
 
 COLUMNS = (
@@ -24,7 +24,8 @@ COLUMNS = (
     "eval_data",
     "metric",
     "value",
-    "status",  # ok, failed or missing
+    "status",  # ok, failed, missing, or invalid where the result cannot be trusted
+    "problem",  # why it is invalid, in a sentence
     "seed",
     "hash8",
     "setting",
@@ -36,8 +37,6 @@ COLUMNS = (
     "protocol",
     "path",
 )
-
-_CODE = ("encoder_commit", "encoder_dirty", "commit", "dirty")
 
 # Names whose capitals cannot be guessed; everything else is spelled from its file name.
 SPELLING = {
@@ -61,10 +60,11 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
         NaN exactly where the status is not "ok".
 
     Raises:
-        ValueError: a result file is broken or belongs to another run.
+        ValueError: if one cell would mix protocols.
     """
     ordered = _in_table_order(list(runs))
     labels = row_labels(ordered)
+    checksums = {run.folder: _checksum(run) for run in ordered}
     rows = [
         {
             "label": labels[run.hash8],
@@ -80,12 +80,14 @@ def collect(runs: Iterable[Run]) -> pd.DataFrame:
             "setting": run.setting,
             "control": run.control,
             "path": str(task.result),
-            **_outcome(run, task),
+            **_outcome(run, task, checksums[run.folder]),
         }
         for run in ordered
         for task in run.tasks
     ]
-    frame = pd.DataFrame(rows, columns=list(COLUMNS)).drop_duplicates("path", ignore_index=True)
+    rows = list({row["path"]: row for row in rows}.values())
+    _refuse_odd_metrics(rows)
+    frame = pd.DataFrame(rows, columns=list(COLUMNS))
     _refuse_two_protocols(frame)
     return frame
 
@@ -157,32 +159,61 @@ def _in_table_order(runs: list[Run]) -> list[Run]:
     )
 
 
-def _outcome(run: Run, task: PlannedTask) -> dict[str, Any]:
-    """What became of one planned task."""
-    if not task.result.exists():
-        status = "failed" if run.error_file.exists() else "missing"
-        return {"status": status, "value": math.nan}
+def _checksum(run: Run) -> str | ValueError | None:
+    """What results of the run must have scored; None before it is known, or why it cannot be."""
+    if not run.pretraining_file.exists():
+        return None
     try:
-        result = _read(task.result)
-    except ValueError:
-        if run.error_file.exists():  # the run has met the broken file and said so
-            return {"status": "failed", "value": math.nan}
-        raise
-    planned = {"task": task.name, "data": task.data, "pretrain_seed": run.seed}
-    foreign = {key: result[key] for key in planned if result[key] != planned[key]}
-    if foreign:
-        raise ValueError(
-            f"{task.result} holds another result: it says {foreign}, the plan says "
-            f"{ {key: planned[key] for key in foreign} }; delete it to have the task run again"
-        )
+        return read_pretraining(run)["encoder_sha256"]
+    except ValueError as error:
+        return error
+
+
+def _outcome(run: Run, task: PlannedTask, encoder: str | ValueError | None) -> dict[str, Any]:
+    """What became of one planned task."""
+    if encoder is None or not task.result.exists():
+        failed = run.error_file.exists() or task.error_file.exists()
+        return {"status": "failed" if failed else "missing", "value": math.nan}
+    try:
+        if isinstance(encoder, ValueError):
+            raise encoder
+        result = read_result(task, run, encoder)
+    except ValueError as error:
+        return _invalid(str(error))
     metric, value = next(iter(result["metrics"].items()))  # the main metric comes first
     return {
         "status": "ok",
         "metric": metric,
         "value": float(value),
-        **{key: result[key] for key in _CODE},
+        "commit": result["commit"],
+        "dirty": result["dirty"],
+        "encoder_commit": result["encoder_commit"],
+        "encoder_dirty": result["encoder_dirty"],
         "protocol": result["protocol"],
+        "protocol_id": result["protocol_id"],
     }
+
+
+def _refuse_odd_metrics(rows: Sequence[dict[str, Any]]) -> None:
+    """Make invalid what measures something else than most results of its very protocol."""
+    protocols: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
+    for row in rows:
+        if row["status"] == "ok":
+            protocols[row["task"], row["eval_data"], row["protocol_id"]].append(row)
+    for alike in protocols.values():
+        counts = Counter(row["metric"] for row in alike)
+        usual = [metric for metric, count in counts.items() if count == max(counts.values())]
+        for row in alike:
+            if others := [metric for metric in usual if metric != row["metric"]]:
+                problem = (
+                    f"{row['path']} measures {row['metric']} where others of its protocol measure "
+                    f"{others[0]}; delete it to have the task run again"
+                )
+                row |= _invalid(problem)
+
+
+def _invalid(problem: str) -> dict[str, Any]:
+    return {"status": "invalid", "value": math.nan, "metric": None, "problem": problem}
 
 
 def _refuse_two_protocols(frame: pd.DataFrame) -> None:
@@ -197,24 +228,3 @@ def _refuse_two_protocols(frame: pd.DataFrame) -> None:
             f"{first} and {second} score one encoder under one task name with different options: "
             "they cannot share a cell; tabulate them apart"
         )
-
-
-def _read(path: Path) -> dict[str, Any]:
-    """Load a result file and check what the reports rely on."""
-    result = read_json(path)
-    needed = ("task", "data", "pretrain_seed", "metrics", "protocol", *_CODE)
-    absent = [key for key in needed if key not in result]
-    metrics = result.get("metrics")
-    if absent:
-        fault = f"lacks {', '.join(absent)}"
-    elif not isinstance(metrics, dict) or not metrics:
-        fault = "has no metrics"
-    elif odd := {name: value for name, value in metrics.items() if not _is_finite(value)}:
-        fault = f"holds metrics that are no finite numbers, {odd}"
-    else:
-        return result
-    raise ValueError(f"{path} {fault}; delete it to have the task run again")
-
-
-def _is_finite(value: object) -> bool:
-    return isinstance(value, int | float) and math.isfinite(value)

@@ -29,13 +29,17 @@ class Column:
 
 @dataclass(frozen=True)
 class Cell:
-    """Seeds of one configuration under one evaluation: n finished, the rest did not."""
+    """Seeds of one configuration under one evaluation: n finished, the rest did not.
+
+    The results of those that are invalid are there and cannot be trusted.
+    """
 
     mean: float
     std: float
     n: int
     failed: int
     missing: int
+    invalid: int
     best: bool = False
 
     @property
@@ -49,9 +53,9 @@ class Cell:
     @property
     def remark(self) -> str:
         """How many seeds the number stands on, or what became of them all."""
-        lost = {"failed": self.failed, "missing": self.missing}
+        lost = {"failed": self.failed, "invalid": self.invalid, "missing": self.missing}
         if not self.n:
-            planned = self.failed + self.missing
+            planned = sum(lost.values())
             return ", ".join(f"{what} ({k} of {planned})" for what, k in lost.items() if k)
         return f"({', '.join([f'n={self.n}', *(f'{k} {what}' for what, k in lost.items() if k)])})"
 

@@ -17,7 +17,8 @@ from matplotlib.lines import Line2D
 
 from benchmark.mask_metrics import EMPTY
 from reports.figures import FAINT, INK, colours, save_sheets
-from reports.mask_runs import Configuration, MaskedRun, origin, sheets
+from reports.mask_runs import Configuration, origin, sheets
+from reports.masked_run import MaskedRun
 
 Line = Mapping[str, Any]  # of metrics.jsonl
 Reading = Callable[[Line], list[float] | None]

@@ -12,7 +12,8 @@ from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
 from reports.figures import DPI, FAINT, colours, save_sheets
-from reports.mask_runs import Configuration, MaskFile, origin, sheets
+from reports.mask_runs import Configuration, origin, sheets
+from reports.masked_run import MaskFile
 
 Tile = Float[np.ndarray, "h w 3"]
 

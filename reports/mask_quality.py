@@ -19,7 +19,8 @@ from benchmark.mask_metrics import (
     with_controls,
 )
 from reports.markup import markdown_grid
-from reports.mask_runs import Configuration, MaskedRun, origin
+from reports.mask_runs import Configuration, origin
+from reports.masked_run import MaskedRun
 
 Line = Mapping[Hashable, Any]  # of the CSV
 

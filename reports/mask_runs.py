@@ -2,109 +2,25 @@
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import zipfile
-import zlib
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import yaml
-from jaxtyping import UInt8
-
-from benchmark.files import read_json
-from benchmark.runs import Run, restored
 from reports.collect import row_labels
-
-_FILE = Path("masks") / "test.npz"
+from reports.masked_run import FILE, MaskedRun, read_run
 
 # Keys of config.yaml that cannot tell configurations apart: they change no encoder, or the label
 # or another key says the same.
 _SAME = frozenset(
     (
         "run", "seed", "eval_seed", "tasks", "controls", "probe", "device", "jobs", "runs_dir",
-        "log_every_steps", "log_limits", "checkpoint_every_epochs", "mask_net",
+        "log_every_steps", "log_limits", "checkpoint_every_seconds", "mask_net",
     )
 )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class MaskFile:
-    """What a trained method hides of the test images; 255 is fully hidden.
-
-    Attributes:
-        segments: object of each pixel, 0 for the background; None if the data knows no objects.
-    """
-
-    images: UInt8[np.ndarray, "n 3 h w"]
-    masks: UInt8[np.ndarray, "n k h w"]
-    segments: UInt8[np.ndarray, "n h w"] | None
-
-
-@dataclass(frozen=True)
-class MaskedRun:
-    """A run with masks; its files are read when asked for, since many do not fit in memory."""
-
-    run: Run
-    config: Mapping[str, Any]
-
-    def mask_file(self) -> MaskFile:
-        """Read the masks.
-
-        Raises:
-            ValueError: naming the file, if it is broken.
-        """
-        path = self.run.folder / _FILE
-        try:
-            with np.load(path) as archive:
-                found = {name: archive[name] for name in archive.files}
-            file = MaskFile(found["images"], found["masks"], found.get("segments"))
-        except (
-            OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile, zlib.error
-        ) as error:  # fmt: skip
-            raise _broken(path, f"{type(error).__name__}: {error}") from error
-        n, h, w = len(file.images), *file.images.shape[2:]
-        shapes = {"images": (n, 3, h, w), "masks": (n, *file.masks.shape[1:2], h, w)}
-        shapes |= {} if file.segments is None else {"segments": (n, h, w)}
-        for name, shape in shapes.items():
-            if found[name].shape != shape or found[name].dtype != np.uint8 or not found[name].size:
-                raise _broken(path, f"{name} are {found[name].dtype} {found[name].shape}")
-        return file
-
-    def lines(self) -> list[dict[str, Any]]:
-        """What the run noted while it trained; empty if it noted nothing.
-
-        ``slot_loss`` comes without the loss of the unmasked pair, which stands for no slot.
-
-        Raises:
-            ValueError: naming the file, if it is broken.
-        """
-        path = self.run.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        try:
-            lines = [json.loads(line) for line in path.read_text().splitlines()]
-        except ValueError as error:
-            raise ValueError(f"{path} is broken ({error}); train that run again") from error
-        if self.config.get("unmasked_pair"):
-            return [{**line, "slot_loss": line.get("slot_loss", [])[:-1]} for line in lines]
-        return lines
-
-    def commit(self, dirty: str = "-dirty", length: int | None = None) -> str:
-        """State of the code that trained; ``dirty`` follows where it was not committed."""
-        record = self.run.pretraining_file
-        if record.exists():
-            state = read_json(record)
-        else:
-            provenance = self.run.folder / "provenance.json"
-            attempts = read_json(provenance).get("attempts") if provenance.exists() else None
-            state = attempts[-1] if attempts else {}
-        return str(state.get("commit") or "unknown")[:length] + dirty * bool(state.get("dirty"))
 
 
 @dataclass(frozen=True)
@@ -125,20 +41,38 @@ class Configuration:
         return self.first.run.data
 
 
-def find(folders: Sequence[Path]) -> list[Configuration]:
-    """Every configuration with masks below the folders, those of one data set together.
+@dataclass(frozen=True)
+class Found:
+    """What lies below some folders.
+
+    Attributes:
+        configurations: those with masks, of one data set together.
+        problems: a sentence for each run that is left out, as one of its files is broken.
+    """
+
+    configurations: list[Configuration]
+    problems: list[str]
+
+
+def find(folders: Sequence[Path]) -> Found:
+    """Every configuration with masks below the folders.
 
     Raises:
-        ValueError: a folder is none, a file is broken, or a run is there twice.
+        ValueError: a folder is none, or a run is there twice.
     """
     by_data: dict[str, dict[str, list[MaskedRun]]] = defaultdict(lambda: defaultdict(list))
+    problems = []
     for masked in _masked_runs(folders):
-        by_data[masked.run.data][masked.run.hash8].append(masked)
-    return [
+        if isinstance(masked, ValueError):
+            problems.append(str(masked))
+        else:
+            by_data[masked.run.data][masked.run.hash8].append(masked)
+    configurations = [
         configuration
         for _, groups in sorted(by_data.items())
         for configuration in _configurations(list(groups.values()))
     ]
+    return Found(configurations, problems)
 
 
 def sheets(configurations: Sequence[Configuration], limit: int) -> dict[str, list[Configuration]]:
@@ -170,13 +104,22 @@ def origin(configurations: Sequence[Configuration]) -> str:
     )
 
 
-def _masked_runs(folders: Sequence[Path]) -> Iterator[MaskedRun]:
+def _masked_runs(folders: Sequence[Path]) -> Iterator[MaskedRun | ValueError]:
+    """The runs with masks below the folders, or why one of them is left out."""
     seen: dict[tuple[str, str, int], Path] = {}
+    broken: set[Path] = set()
     for folder in folders:
         if not folder.is_dir():
             raise ValueError(f"{folder} is no folder; name one that holds runs")
-        for path in sorted(folder.glob(f"**/{_FILE}")):
-            masked = _read(path.parents[1])
+        for path in sorted(folder.glob(f"**/{FILE}")):
+            if path.resolve() in broken:
+                continue
+            try:
+                masked = read_run(path.parents[1])
+            except (ValueError, OSError) as error:
+                broken.add(path.resolve())
+                yield ValueError(str(error))
+                continue
             key = (masked.run.data, masked.run.hash8, masked.run.seed)
             first = seen.get(key)
             if first is None:
@@ -184,18 +127,6 @@ def _masked_runs(folders: Sequence[Path]) -> Iterator[MaskedRun]:
                 yield masked
             elif first != path.resolve():  # equal where one folder lies in another
                 raise ValueError(f"{first} and {path} come from the same run; name one of the two")
-
-
-def _read(folder: Path) -> MaskedRun:
-    path = folder / "config.yaml"
-    try:
-        config = yaml.safe_load(path.read_text())
-        run = restored(config["run"], folder)
-    except (OSError, ValueError, yaml.YAMLError, KeyError, TypeError) as error:
-        raise ValueError(
-            f"{path} is not the configuration of a run, but {_FILE} is there"
-        ) from error
-    return MaskedRun(run, config)
 
 
 def _configurations(groups: Sequence[Sequence[MaskedRun]]) -> list[Configuration]:
@@ -266,7 +197,3 @@ def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
         if key not in _SAME:
             add(key, config[key])
     return found
-
-
-def _broken(path: Path, why: str) -> ValueError:
-    return ValueError(f"{path} is broken ({why}); delete it to have it made again")

@@ -12,14 +12,15 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from benchmark.errors import UserError
 from reports.mask_curves import write_curves
 from reports.mask_gallery import write_galleries
 from reports.mask_quality import write_quality
-from reports.mask_runs import find
+from reports.mask_runs import Configuration, find
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, or 2 for a user's mistake or a broken file."""
+    """Entry point; returns the exit status: 0, 1 if a run is left out, 2 for a user's mistake."""
     parser = argparse.ArgumentParser(
         prog="reports/masks.py", description="Scores, pictures and curves of the masks of runs."
     )
@@ -27,30 +28,33 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the files")
     options = parser.parse_args(arguments)
     try:
-        written = write_all(options.runs, options.out)
+        found = find(options.runs)
+        for problem in found.problems:
+            print(f"error: {problem}", file=sys.stderr)
+        if found.configurations:
+            written = write_all(found.configurations, options.out)
+            print((options.out / "quality.md").read_text(encoding="utf-8"))
+            print(f"masks: {', '.join(str(path) for path in written)}")
+        elif not found.problems:
+            where = ", ".join(map(str, options.runs))
+            raise UserError(f"no run below {where} has masks; train one with a method that hides")
     except (ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print((options.out / "quality.md").read_text(encoding="utf-8"))
-    print(f"masks: {', '.join(str(path) for path in written)}")
-    return 0
+    return 1 if found.problems else 0
 
 
-def write_all(folders: Sequence[Path], out: Path) -> list[Path]:
+def write_all(configurations: Sequence[Configuration], out: Path) -> list[Path]:
     """Write every file; returns their paths.
 
     Args:
-        folders: searched for runs with masks.
+        configurations: runs with masks.
         out: gets ``quality.md``, ``quality.csv``, ``gallery.png`` and ``curves.png``; several
             pictures of a kind for many configurations or data sets.
 
     Raises:
-        ValueError: naming a folder or file that is wrong, or if there is nothing to show.
+        ValueError: if masks are of different images.
     """
-    configurations = find(folders)
-    if not configurations:
-        where = ", ".join(map(str, folders))
-        raise ValueError(f"no run below {where} has masks; train one with a method that hides")
     quality = write_quality(configurations, out)
     return [*quality, *write_galleries(configurations, out), *write_curves(configurations, out)]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Hashable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
@@ -22,6 +23,8 @@ TITLES = {
 
 # Tasks of Table 2 whatever their data; others are there only when they left the pretraining data.
 AWAY = ("transfer", "transfer_finetune", "segmentation")
+
+_LOST = ("failed", "missing", "invalid")  # states of results that are no numbers
 
 # Presets that are ablations of one choice: their results stay in the run folders.
 NOT_TABULATED = ("paper_literal",)
@@ -41,7 +44,20 @@ HEADINGS = {
 }
 
 
-def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | None) -> list[Path]:
+@dataclass(frozen=True)
+class Written:
+    """What became of the tables.
+
+    Attributes:
+        paths: the files written.
+        problems: a sentence for each result that is there and in no table, as it cannot be trusted.
+    """
+
+    paths: list[Path]
+    problems: list[str]
+
+
+def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | None) -> Written:
     """Write both tables; one without columns is not written and its old files are removed.
 
     Args:
@@ -51,8 +67,8 @@ def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | 
         command: command line that made the tables.
         commit: commit of the code that writes them, if known.
 
-    Returns:
-        The files written.
+    Raises:
+        ValueError: if results cannot share a cell or a column.
     """
     frame = collect([run for run in runs if run.preset not in NOT_TABULATED])
     away = frame["task"].map(_kind).isin(AWAY) | (frame["eval_data"] != frame["data"])
@@ -69,11 +85,11 @@ def write_tables(runs: Sequence[Run], out: Path, *, command: str, commit: str | 
         for path, text in zip(paths, texts, strict=True):
             write_text(path, text)
         written += paths
-    return written
+    return Written(written, list(frame["problem"].dropna().unique()))
 
 
 def terminal_text(paths: Iterable[Path]) -> str:
-    """The Markdown among the files that ``write_tables`` returned, to be printed."""
+    """The Markdown among the files that ``write_tables`` wrote, to be printed."""
     return "\n".join(path.read_text(encoding="utf-8") for path in paths if path.suffix == ".md")
 
 
@@ -91,10 +107,12 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
         done = cell[~cell["seed"].isin(lost["seed"])]
         values = done.groupby("seed")["value"].mean()
         first = cell.iloc[0]
+        lost_by: dict[Hashable, Any] = {k: int((lost["status"] == k).sum()) for k in _LOST}
+        about: dict[Hashable, Any] = first[["objective", "encoder", "preset", "data"]].to_dict()
         lines.append(
             {
                 "label": label,
-                **first[["objective", "encoder", "preset", "data"]].to_dict(),
+                **about,
                 "task": task,
                 "eval_data": data,
                 "metric": next(iter(done["metric"]), None),
@@ -102,8 +120,7 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
                 "std": values.std(ddof=1),
                 "head_std": _head_std(done),
                 "n": len(values),
-                "failed": int((lost["status"] == "failed").sum()),
-                "missing": int((lost["status"] == "missing").sum()),
+                **lost_by,
                 "seeds": " ".join(map(str, values.index)),
                 "hash8": first["hash8"],
                 "commits": " ".join(_commits(done, dirty="-dirty")),
@@ -140,7 +157,7 @@ def build(
     for line in summary.to_dict("records"):
         where = (line["task"], line["eval_data"])
         wins = line["n"] > 0 and line["label"] in methods and tie(line["mean"], best[where])
-        figures = {key: line[key] for key in ("mean", "std", "n", "failed", "missing")}
+        figures = {key: line[key] for key in ("mean", "std", "n", *_LOST)}
         cells[line["label"], by_name[where]] = Cell(**figures, best=wins)
     return Table(
         number=number,

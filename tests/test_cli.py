@@ -96,8 +96,11 @@ def test_run__files_tables_reuse_and_recomputation(tmp_path: Path) -> None:
         "encoder.safetensors",
         "masks/gallery.png",
         "masks/test.npz",
-        "checkpoints/epoch00001.pt",
+        "plan.json",
+        "progress.json",
     } < written
+    (checkpoint,) = (folder / "checkpoints").iterdir()
+    assert checkpoint.name.startswith("step00000002-")
     assert sum(name.startswith("results/") for name in written) == 5
     tables = tmp_path / "runs" / "tables"
     assert len(list(tables.iterdir())) == 6
@@ -199,8 +202,9 @@ def test_sweep__interrupted_leaves_tables_and_no_process(tmp_path: Path) -> None
 def test_run__killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
     line = (*SMOKE, *LINEAR_ONLY, "method=adios", "seed=0", "epochs=12")
     run(*line, "runs_dir=whole", cwd=tmp_path)
-    process = start(*line, "runs_dir=killed", cwd=tmp_path)
-    wait_for(lambda: list(tmp_path.glob("killed/scenes/*/seed0/checkpoints/*02.pt")), process)
+    process = start(*line, "runs_dir=killed", "checkpoint_every_seconds=0", cwd=tmp_path)
+    # Of the second epoch's two steps the first one.
+    wait_for(lambda: list(tmp_path.glob("killed/scenes/*/seed0/checkpoints/*03-*.pt")), process)
     process.kill()
     process.communicate()
     folder = run_folder(tmp_path / "killed", "adios")
@@ -218,7 +222,7 @@ def test_run__killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
 
     assert steps(folder) == steps(whole)
     assert metrics(folder) == metrics(whole)
-    assert len(list((folder / "checkpoints").glob("epoch*.pt"))) == 2
+    assert len(list((folder / "checkpoints").glob("step*.pt"))) == 2
 
 
 def test_run__two_at_once_share_one_folder(tmp_path: Path) -> None:
@@ -243,7 +247,7 @@ def test_run__a_broken_or_foreign_output_is_named(tmp_path: Path) -> None:
     assert f"{result.name} is broken" in out
     result.write_text(whole.replace('"encoder_sha256": "', '"encoder_sha256": "0'))
     out, _ = run(*line, cwd=tmp_path, status=1)
-    assert "was made from another encoder" in out
+    assert "was made from something else (encoder_sha256 0" in out
     result.write_text(whole)
     encoder = folder / "encoder.safetensors"
     encoder.write_bytes(encoder.read_bytes()[:-1] + b"\0")

@@ -16,7 +16,13 @@ import torch
 from torch import Tensor, nn
 
 from benchmark.build import build_trainer, load_data
-from benchmark.checkpoint import load_checkpoint, load_encoder, save_checkpoint, save_encoder
+from benchmark.checkpoint import (
+    load_checkpoint,
+    load_encoder,
+    newest_checkpoint,
+    save_checkpoint,
+    save_encoder,
+)
 from benchmark.instantiate import instantiate
 from benchmark.metrics import StepBuffer
 from benchmark.plan import Planner
@@ -102,7 +108,7 @@ def test_method__trains_and_resumes(
             drop_last=True,
             log_every_steps=1,
             log_limits=True,
-            checkpoint_every_epochs=1,
+            checkpoint_every_seconds=60.0,
         )
 
     def steps(training: Pretraining, first: int) -> list[dict]:
@@ -125,15 +131,17 @@ def test_method__trains_and_resumes(
     assert differs(method_before, state(trainer.method)) == trainer.method.adversarial
     assert ("mask_loss" in terms) == trainer.method.adversarial
 
-    save_checkpoint(tmp_path / "checkpoints", "this/seed0", trainer, 1, {"at": 2})
+    save_checkpoint(tmp_path / "checkpoints", "this/seed0", trainer, 1, {"seconds": 2.0})
     again = begin()
-    assert load_checkpoint(tmp_path / "checkpoints", "this/seed0", again.trainer) == (1, {"at": 2})
+    file = newest_checkpoint(tmp_path / "checkpoints", pytest.fail)
+    assert file is not None
+    assert load_checkpoint(file, "this/seed0", again.trainer) == (1, {"seconds": 2.0})
     assert steps(again, 2) == steps(training, 2)
     nets = (trainer.encoder, trainer.objective, trainer.method)
     others = (again.trainer.encoder, again.trainer.objective, again.trainer.method)
     assert not differs(state(*nets), state(*others))
     with pytest.raises(ValueError, match="belongs to this/seed0, not to this/seed1"):
-        load_checkpoint(tmp_path / "checkpoints", "this/seed1", again.trainer)
+        load_checkpoint(file, "this/seed1", again.trainer)
 
     save_encoder(tmp_path / "encoder.safetensors", trainer.encoder)
     fresh = begin().trainer.encoder

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from importlib.metadata import packages_distributions
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,7 @@ LEAVES = {
     "contracts", "errors", "streams", "precision", "image_ops", "schedule", "optim", "views",
     "mask_metrics", "dataset", "task", "batchnorm", "processes",
 }  # fmt: skip
-PACKAGES = ("benchmark", "methods", "tasks", "reports")
+PACKAGES = ("benchmark", "methods", "tasks", "reports", "slurm")
 
 
 def imports(file: Path) -> set[str]:
@@ -50,11 +51,12 @@ def test_leaves__import_leaves_only(leaf: str) -> None:
         assert name.removeprefix("benchmark.") in LEAVES, name
 
 
-def test_benchmark__imports_no_plugin_and_only_run_knows_reports() -> None:
+def test_benchmark__imports_no_plugin_and_only_run_knows_reports_and_slurm() -> None:
     for file in files("benchmark"):
         for name in imports(file):
             top = name.split(".")[0]
-            assert top == "benchmark" or (top == "reports" and file.name == "run.py"), file
+            known = top in ("reports", "slurm") and file.name == "run.py"
+            assert top == "benchmark" or known, file
 
 
 def test_trainer__knows_neither_configuration_nor_files() -> None:
@@ -65,8 +67,8 @@ def test_trainer__knows_neither_configuration_nor_files() -> None:
 
 def test_modules__shadow_nothing() -> None:
     # `python benchmark/run.py` puts the script's folder first on the path.
-    names = {f.stem for p in ("benchmark", "reports") for f in files(p)} - {"__init__"}
-    assert not names & set(sys.stdlib_module_names)
+    names = {f.stem for p in ("benchmark", "reports", "slurm") for f in files(p)} - {"__init__"}
+    assert not names & (set(sys.stdlib_module_names) | set(packages_distributions()))
 
 
 def test_wheel__runs_from_another_folder(tmp_path: Path) -> None:

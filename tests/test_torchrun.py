@@ -93,9 +93,9 @@ def test_run__killed_and_resumed_equals_never_killed(tmp_path: Path) -> None:
     line = (*SMOKE, "method=adios", "task=[knn]", "epochs=5", "sync_batchnorm=false")
     line = (*line, "turns.encoder_mode=eval")
     run(*line, "runs_dir=whole", cwd=tmp_path)
-    process = start(*line, "runs_dir=killed", cwd=tmp_path)
+    process = start(*line, "runs_dir=killed", "checkpoint_every_seconds=0", cwd=tmp_path)
     deadline = time.monotonic() + 120
-    while not list(tmp_path.glob("killed/scenes/*/seed0/checkpoints/*02.pt")):
+    while not list(tmp_path.glob("killed/scenes/*/seed0/checkpoints/*03-*.pt")):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)

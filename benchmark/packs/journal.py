@@ -7,12 +7,14 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
+from typing import Any, TypedDict
 
 import numpy as np
 
-from benchmark.files import write_text
+from benchmark.files import parsed_json, write_text
 from benchmark.packs.filling import Chunk, Filled, stamp_of
 from benchmark.sources.source import Examples
+from benchmark.type_check import misfit
 
 # What a process does at once: little enough to lose, and to hold in memory.
 _CHUNK_BYTES, _CHUNK_IMAGES = 1 << 24, 512
@@ -57,6 +59,15 @@ class Progress:
         self.damaged[chunk.split] = sorted([*damaged, *(index for index, _ in filled.damaged)])
 
 
+class _Entry(TypedDict):
+    """A line of the journal: `benchmark.packs.filling.Filled` with the number of its chunk."""
+
+    number: int
+    counts: list[list[int]]
+    damaged: list[tuple[int, str]]
+    stamp: str
+
+
 class Journal:
     """A file with one line for each chunk that is safely on the disk.
 
@@ -92,10 +103,10 @@ class Journal:
             next(file)
             for line in file:
                 try:
-                    entry = json.loads(line)
+                    entry: Any = parsed_json(line)
                 except ValueError:  # cut off by a crash
                     break
-                if not line.endswith("\n"):
+                if not line.endswith("\n") or misfit(entry, _Entry, "it") is not None:
                     break
                 chunk = self._chunks[entry["number"]]
                 files = splits[chunk.split].files(chunk.start, chunk.stop)

@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmark.errors import UserError
-from benchmark.files import write_json
+from benchmark.files import parsed_json, write_json
 from benchmark.packs.fitting import Fit
 from benchmark.sources.source import Source
+from benchmark.type_check import misfit
 
 MANIFEST = "manifest.json"
 FORMAT = 1  # raised whenever this version cannot read what another one has written
@@ -194,23 +195,47 @@ class Manifest:
         """
         file = folder / MANIFEST
         try:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = parsed_json(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise DamagedPackError(file, f"it cannot be read: {error.strerror}") from error
         except ValueError as error:
             raise DamagedPackError(file, f"it is no JSON: {error}") from error
         found = content.get("format") if isinstance(content, dict) else None
         if found != FORMAT:
-            raise DamagedPackError(file, f"it is of format {found} where {FORMAT} is expected")
-        if content.pop("sha256", None) != _checksum(content):
+            raise DamagedPackError(
+                file, f"it is of format {found!r:.20} where {FORMAT} is expected"
+            )
+        try:
+            unchanged = content.pop("sha256", None) == _checksum(content)
+        except RecursionError:  # nested as deeply as can just be read
+            unchanged = False
+        if not unchanged:
             raise DamagedPackError(file, "it has been changed since it was written")
         del content["format"]
+        if fault := misfit(content, cls, "it") or _out_of_range(content):
+            raise DamagedPackError(file, fault)
         arrays = {name: (dtype, tuple(shape)) for name, (dtype, shape) in content["arrays"].items()}
         splits = {name: Stored(**split) for name, split in content["splits"].items()}
         names = {name: tuple(classes) for name, classes in content["class_names"].items()}
         pixels = tuple(content["pixel_class_names"])
         made_of = {"arrays": arrays, "splits": splits, "class_names": names}
         return cls(**{**content, **made_of, "pixel_class_names": pixels})
+
+
+def _out_of_range(content: dict[str, Any]) -> str | None:
+    """What is of the right types and still describes no pack."""
+    for name, (_, shape) in content["arrays"].items():
+        if not shape or min(shape) < 0:
+            return f"array {name!r} has the shape {shape}"
+    last = min((shape[0] for _, shape in content["arrays"].values()), default=0)
+    for name, split in content["splits"].items():
+        if not 0 <= split["start"] <= split["stop"] <= last:
+            return f"split {name} has the rows {split['start']} to {split['stop']} of {last}"
+        if unknown := split["digests"].keys() - content["arrays"].keys():
+            return f"split {name} has an array {min(unknown)!r}, which is not there"
+        if [len(channel) for channel in split["counts"]] != [256] * 3:
+            return f"split {name} does not count 256 values of three channels"
+    return None
 
 
 def _checksum(content: dict[str, Any]) -> str:

@@ -15,7 +15,7 @@ import numpy as np
 
 from benchmark.errors import UserError
 from benchmark.packs.arrays import ArrayFile, digest_of_blocks
-from benchmark.packs.manifest import DamagedPackError, Manifest, Stored
+from benchmark.packs.manifest import MANIFEST, DamagedPackError, Manifest, Stored
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,25 @@ class Pack:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.manifest = Manifest.read(folder)
+        self._check_arrays()
         self._files = {name: self._open(name) for name in self.manifest.arrays}
+
+    def _check_arrays(self) -> None:
+        """Refuse a manifest of other arrays than packs have."""
+        known, side = self.manifest.arrays, self.manifest.stored_size
+        count = known["images"][1][0] if "images" in known else 0
+        expected: dict[str, tuple[str, tuple[int, ...]]]
+        expected = {"images": ("|u1", (count, 3, side, side))}
+        for label_set in self.manifest.class_names:
+            expected[label_array(label_set, self.manifest.class_names)] = ("<i8", (count,))
+        for truth in {"pixel_labels", "segments"} & known.keys():
+            expected[truth] = ("|u1", (count, side, side))
+        for name in sorted(known.keys() | expected.keys()):
+            if known.get(name) != expected.get(name):
+                found = " ".join(map(str, known.get(name, ["nothing"])))
+                wanted = " ".join(map(str, expected.get(name, ["nothing"])))
+                problem = f"array {name!r} is {found} where {wanted} is expected"
+                raise DamagedPackError(self.folder / MANIFEST, problem)
 
     def _open(self, name: str) -> ArrayFile:
         path = self.folder / f"{name}.npy"

@@ -16,7 +16,7 @@ from pathlib import Path
 import PIL
 
 from benchmark.errors import UserError
-from benchmark.files import exclusive, remove_held
+from benchmark.lock import Owner, exclusive, remove_held
 from benchmark.packs.filling import stamp_of
 from benchmark.packs.journal import Journal
 from benchmark.packs.manifest import FORMAT, MANIFEST, DamagedPackError, Recipe
@@ -49,8 +49,9 @@ def prepare(
     work = recipe.work
     inode = _inode(recipe.folder)
 
-    def wait() -> None:
-        emit(Event(recipe.name, "another process is making this pack; waiting for it"))
+    def wait(owner: Owner | None) -> None:
+        maker = owner or "another process"
+        emit(Event(recipe.name, f"{maker} is making this pack; waiting for it"))
 
     def needed() -> bool:  # not if another process has made it since this one began
         there = _is_there(recipe, replace=replace)

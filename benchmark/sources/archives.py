@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import shutil
 import tarfile
-import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -52,8 +51,8 @@ def find_members(
 def unpack(archive: Path, scratch: Path) -> Path:
     """Unpack a tar archive into a folder of its own.
 
-    Members that would land outside that folder, and special files, are refused. What an
-    interrupted call has left there is removed first.
+    Members that would land outside that folder are refused, as is what is neither a file nor a
+    folder. What an interrupted call has left there is removed first.
 
     Returns:
         The folder, ``scratch`` / name of the archive.
@@ -65,10 +64,20 @@ def unpack(archive: Path, scratch: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     try:
         with tarfile.open(archive) as tar:
-            tar.extractall(folder, filter="data")
-    except (OSError, EOFError, zlib.error, tarfile.TarError) as error:
+            tar.extractall(str(folder), filter=_plain)
+    except Exception as error:  # damaged bytes raise nearly anything
         raise UserError(
             f"{archive} cannot be unpacked into {scratch} ({error}); "
             "download it again if it is damaged, or free space there."
         ) from error
     return folder
+
+
+class _LinkError(tarfile.FilterError):
+    """A member that is a link: data sets have none, and through a link others could leave."""
+
+
+def _plain(member: tarfile.TarInfo, folder: str) -> tarfile.TarInfo:
+    if member.issym() or member.islnk():
+        raise _LinkError(f"{member.name!r} is a link")
+    return tarfile.data_filter(member, folder)

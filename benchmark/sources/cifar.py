@@ -1,11 +1,12 @@
 """CIFAR-10 and CIFAR-100 (Krizhevsky 2009): 32 px, 50,000 and 10,000 images.
 
-The pickles of the data set's site are read by torchvision, after their checksums; mirrors also
-distribute the images as files, in one folder per class.
+The data set's site distributes pickles; mirrors also distribute the images as files, in one folder
+per class.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,8 +17,10 @@ from benchmark.errors import UserError
 from benchmark.sources.archives import find_members
 from benchmark.sources.checks import check_counts, listed, wrong_layout
 from benchmark.sources.examples import RawExamples
+from benchmark.sources.pickles import read_pickle
 from benchmark.sources.source import Contents, Examples, Source
 from benchmark.sources.tree import class_tree, images_and_subfolders
+from benchmark.type_check import misfit
 
 _COUNTS = {"train": 50_000, "test": 10_000}
 _TREE = "DIR/train/CLASS/*.jpg with DIR/test/CLASS/*.jpg"
@@ -65,7 +68,7 @@ class CIFAR100(Source):
 
 
 def _open(official: Any, expects: str, folder: Path, scratch: Path, *, trust: bool) -> Contents:
-    """The pickles if they are there, else the tree; ``official`` is torchvision's reader."""
+    """The pickles if they are there, else the tree; ``official`` is torchvision's class."""
     meta = (official.meta["filename"], official.meta["md5"])
     pickles = dict([meta, *official.train_list, *official.test_list])
     found = find_members(official, pickles, folder, scratch, trust=trust)
@@ -91,54 +94,67 @@ def _read_pickles(
     official: Any, folder: Path, scratch: Path
 ) -> tuple[dict[str, Examples], tuple[str, ...]]:
     """Both splits and the names of the classes."""
+    meta = folder / official.meta["filename"]
+    names = _field(meta, _read(meta), (official.meta["key"],), list[str])
     splits: dict[str, Examples] = {}
-    classes: tuple[str, ...] = ()
     for split, files in (("train", official.train_list), ("test", official.test_list)):
         labels = []
         with (scratch / split).open("wb") as file:
             for name, _ in files:
-                pixels, batch_labels, classes = _read_pickle(official, folder / name)
+                pixels, batch_labels = _read_batch(folder / name, len(names))
                 file.write(pixels.tobytes())
                 labels.append(batch_labels)
         splits[split] = RawExamples(
             scratch / split,
             f"{folder}, split {split}",
-            shape=(32, 32, 3),
-            axes=(0, 1, 2),
+            shape=(3, 32, 32),
+            axes=(1, 2, 0),
             labels={"class": np.concatenate(labels)},
         )
-    return splits, classes
+    return splits, tuple(names)
 
 
-def _read_pickle(
-    official: Any, path: Path
-) -> tuple[UInt8[np.ndarray, "n 32 32 3"], Int64[np.ndarray, "n"], tuple[str, ...]]:
-    """Pixels and labels of one pickle and the names of the classes, by torchvision's reader."""
-    # The reader of a single file, without the checksums: those are ours to check or to trust.
-    changes = {
-        "base_folder": "",
-        "train_list": [[path.name, None]],
-        "test_list": [],
-        "meta": {**official.meta, "md5": None},
-    }
+def _read_batch(
+    path: Path, num_classes: int
+) -> tuple[UInt8[np.ndarray, "n 3072"], Int64[np.ndarray, "n"]]:
+    """Pixels, channel after channel, and labels of one pickle."""
+    content = _read(path)
+    labels = np.array(_field(path, content, ("labels", "fine_labels"), list[int]), np.int64)
     try:
-        reader = type(official.__name__, (official,), changes)(path.parent)
-        pixels, labels = reader.data, np.array(reader.targets, np.int64)
-        classes = tuple(reader.classes)
-    except Exception as error:  # unpickling damaged bytes raises nearly anything
+        pixels = content["data"].to_numpy().reshape(-1, 3072)
+    except Exception as error:  # as of damaged bytes
+        raise _unreadable(path, error) from error
+    if len(pixels) != len(labels):
         raise UserError(
-            f"{path} or {official.meta['filename']} beside it cannot be read "
-            f"({type(error).__name__}: {' '.join(str(error).split())}); download it again."
-        ) from error
-    if pixels.dtype != np.uint8 or len(pixels) != len(labels):
-        raise UserError(
-            f"{path} has {len(pixels)} images of {pixels.dtype} and {len(labels)} labels where as "
-            "many labels as images of uint8 are expected; download it again."
+            f"{path} has {len(pixels)} images and {len(labels)} labels where as many labels as "
+            "images are expected; download it again."
         )
-    wrong = labels[(labels < 0) | (labels >= len(classes))]
+    wrong = labels[(labels < 0) | (labels >= num_classes)]
     if len(wrong):
         raise UserError(
-            f"{path} has the label {wrong[0]} where 0 to {len(classes) - 1} are expected; "
+            f"{path} has the label {wrong[0]} where 0 to {num_classes - 1} are expected; "
             "download it again."
         )
-    return pixels, labels, classes
+    return pixels, labels
+
+
+def _read(path: Path) -> Any:
+    try:
+        return read_pickle(path)
+    except Exception as error:  # damaged bytes raise nearly anything
+        raise _unreadable(path, error) from error
+
+
+def _field(path: Path, content: Any, keys: Sequence[str], hint: Any) -> Any:
+    """What a pickle holds under the first of the keys that it has."""
+    fault = misfit(content, dict[Any, Any], "it")
+    key = next((key for key in keys if not fault and key in content), None)
+    fault = fault or (f"it lacks {keys[0]}" if key is None else misfit(content[key], hint, key))
+    if fault is not None:
+        raise _unreadable(path, ValueError(fault))
+    return content[key]
+
+
+def _unreadable(path: Path, error: Exception) -> UserError:
+    why = " ".join(f"{type(error).__name__}: {error}".split())
+    return UserError(f"{path} cannot be read ({why}); download it again.")

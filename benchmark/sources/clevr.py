@@ -25,6 +25,7 @@ from benchmark.files import read_json, write_json
 from benchmark.sources.checks import check_counts, wrong_layout
 from benchmark.sources.examples import SCENE, SceneExamples
 from benchmark.sources.source import Contents, Examples, Source
+from benchmark.type_check import misfit
 
 FILE = "clevr_with_masks_train.tfrecords"
 
@@ -33,6 +34,7 @@ _CROP = (slice(29, 221), slice(64, 256))  # rows and columns, as this set is usu
 _OBJECTS = range(3, 11)
 _SHAPES = 3
 _COUNT = 100_000
+_LONGEST = 1 << 24  # bytes of a record, several times what a scene takes
 _VAL, _TEST = 70, 85  # percent of the scenes before these splits, as in CLEVR itself
 
 
@@ -77,9 +79,9 @@ def _unpacked(source: Path, target: Path) -> Int64[np.ndarray, "n"]:
     counts_file = target.with_name("counts.json")
     if counts_file.exists():
         found = read_json(counts_file)
-        counts = np.array(found.pop("counts"), np.int64)
-        if found == made_of:
-            return counts
+        counts = found.pop("counts", None)
+        if found == made_of and misfit(counts, list[int], "counts") is None:
+            return np.array(counts, np.int64)
     for file in (counts_file, target):
         file.unlink(missing_ok=True)
     needed, free = _COUNT * SCENE.itemsize, shutil.disk_usage(target.parent).free
@@ -144,8 +146,8 @@ def _records(stream: gzip.GzipFile) -> Iterator[memoryview]:
     while head := stream.read(12):
         if len(head) == 12:
             length, checksum = struct.unpack("<QI", head)
-            if checksum != masked_crc32c(head[:8]):
-                raise ValueError("it is not a TFRecord file")
+            if checksum != masked_crc32c(head[:8]) or length > _LONGEST:
+                raise ValueError("it is not a TFRecord file of such scenes")
             data = stream.read(length + 4)
         if len(head) < 12 or len(data) < length + 4:
             raise EOFError("its last record is cut off")

@@ -30,9 +30,18 @@ SCENE = np.dtype(
 )
 
 
+# Whatever a file is called. One of Pillow's other formats is PostScript, a program that it has
+# Ghostscript execute.
+_FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
+
+
 def read_image(path: Path) -> Image.Image:
-    """A decoded image whose file is closed again."""
-    with Image.open(path) as image:
+    """A decoded image whose file is closed again.
+
+    Raises:
+        Exception: nearly any, if it is damaged or of more pixels than Pillow takes for honest.
+    """
+    with Image.open(path, formats=_FORMATS) as image:
         image.load()
     return image
 

@@ -62,7 +62,7 @@ class INaturalist2021(Source):
                 listing = json.loads(path.read_text(encoding="utf-8"), object_hook=_compact)
                 taxonomy = taxonomy or _Taxonomy(listing["categories"])
                 splits[split] = _examples(folder, listing, taxonomy, scratch / split)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
                 raise UserError(
                     f"{path} cannot be read as a listing of iNaturalist 2021 "
                     f"({type(error).__name__}: {error}); unpack or download it again."

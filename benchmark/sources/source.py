@@ -124,8 +124,8 @@ class Source(ABC):
             folder: the user's.
             scratch: an existing folder to unpack archives into; whoever calls removes it. It may
                 hold what an interrupted call has unpacked, in part or of other files.
-            trust: go on where a checksum or a count is not the published one; without it
-                nothing is unpickled whose checksum is unknown.
+            trust: go on where a checksum or a count is not the published one; nothing in the files
+                is executed, with it or without.
 
         Raises:
             UserError: if the layout, a checksum or a count is wrong: what was expected, what was

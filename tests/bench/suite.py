@@ -35,7 +35,7 @@ from benchmark.provenance import git_state
 
 HERE = Path(__file__).resolve().parent
 ON_GPU = ("step", "augmentation", "probe")
-PARTS = (*ON_GPU, "data_parallel", "startup", "superpixels", "memory", "scaling")
+PARTS = (*ON_GPU, "data_parallel", "startup", "superpixels", "memory", "scaling", "sweeps")
 _MEASURE = "import sys; from measure import write_rows; write_rows(*sys.argv[1:])"
 
 

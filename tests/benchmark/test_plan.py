@@ -43,7 +43,7 @@ def plan(planner: Planner, tmp_path: Path, monkeypatch):
         "jobs=1",
         "probe.enabled=false",
         "log_every_steps=1",
-        "checkpoint_every_epochs=2",
+        "checkpoint_every_seconds=2",
         "controls=[]",
         "tasks.linear.epochs=3",
         "mask_net.width=16",  # no net in this method

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import signal
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -18,6 +22,8 @@ from benchmark.contracts import Batch, MaskingMethod
 from benchmark.dataset import Dataset
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
+from benchmark.interruption import Interrupted, listen
+from benchmark.metrics import NonFiniteLossError
 from benchmark.objectives import SimCLR
 from benchmark.optim import build_optimiser
 from benchmark.pretrain import Pretraining
@@ -66,7 +72,7 @@ def make_training(data: Dataset, method: MaskingMethod, **changes) -> Pretrainin
         "drop_last": True,
         "log_every_steps": 1,
         "log_limits": False,
-        "checkpoint_every_epochs": 1,
+        "checkpoint_every_seconds": 0.0,
     }
     augment = Augment(data.image_size)
     return Pretraining(trainer, data, data.pretraining, augment, **(settings | changes))
@@ -250,3 +256,118 @@ def test_run__a_training_too_short_to_profile_says_so(data: Dataset, tmp_path, s
     make_training(data, NoMask(), **short).run(tmp_path, "test", lambda *_: None)
     assert f"training had {steps} steps" in (tmp_path / "profile/summary.md").read_text()
     assert not (tmp_path / "profile/trace.json").exists()
+
+
+def long_training(data: Dataset, **changes) -> Pretraining:
+    """Nine steps with two players, and a third of an epoch's batches smaller than the others."""
+    with seeded(0, "test/method"):
+        method = Sequential(image_size=32, num_masks=2, width=8, norm="batch", budget=0.25)
+    settings = {"epochs": 3, "drop_last": False, "log_every_steps": 2}
+    return make_training(data, method, **settings | changes)
+
+
+def outcome(training: Pretraining, folder: Path) -> tuple[list[Tensor], list[dict]]:
+    """Every state, and the metrics without times."""
+    trainer = training.trainer
+    nets = (trainer.encoder, trainer.objective, trainer.method)
+    lines = map(json.loads, (folder / "metrics.jsonl").read_text().splitlines())
+    states = [value.clone() for net in nets for value in net.state_dict().values()]
+    return states, [{k: v for k, v in line.items() if k != "seconds"} for line in lines]
+
+
+def same(one: tuple[list[Tensor], list[dict]], other: tuple[list[Tensor], list[dict]]) -> bool:
+    return one[1] == other[1] and all(map(torch.equal, one[0], other[0]))
+
+
+def at_step(step: int, act: Callable[[], object]) -> Callable[..., None]:
+    """Does something while a step is under way, as nothing is told before its end."""
+    steps = []
+
+    def hook(*_: object) -> None:
+        steps.append(1)
+        if len(steps) == step:
+            act()
+
+    return hook
+
+
+def stopped_after(data: Dataset, folder: Path, step: int, **changes) -> None:
+    training = long_training(data, **changes)
+
+    def stop() -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    training.trainer.encoder_optimiser.register_step_post_hook(at_step(step, stop))
+    with pytest.raises(Interrupted), listen():
+        training.run(folder, "test", lambda *_: None)
+
+
+@pytest.fixture(scope="module")
+def whole(data: Dataset, tmp_path_factory) -> tuple[list[Tensor], list[dict]]:
+    """What nine steps come to."""
+    folder = tmp_path_factory.mktemp("whole")
+    training = long_training(data)
+    training.run(folder, "test", lambda *_: None)
+    return outcome(training, folder)
+
+
+@pytest.mark.parametrize("step", [1, 2, 3, 5, 9])
+def test_run__told_to_stop_loses_no_step(data, tmp_path, whole, step: int) -> None:
+    stopped_after(data, tmp_path, step, checkpoint_every_seconds=600.0)
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    assert file.name.startswith(f"step{step:08d}-")
+    again = long_training(data, checkpoint_every_seconds=600.0)
+    sizes = seen_by(again.trainer.encoder)
+    again.run(tmp_path, "test", lambda *_: None)
+    assert len(sizes) == 6 * (9 - step)  # clean and two hidden views, for either player
+    assert same(outcome(again, tmp_path), whole)
+
+
+def test_run__a_broken_checkpoint_is_set_aside(data, tmp_path, whole) -> None:
+    stopped_after(data, tmp_path, 5)
+    _first, second = sorted((tmp_path / "checkpoints").iterdir())
+    flipped = bytearray(second.read_bytes())
+    flipped[len(flipped) // 2] ^= 1
+    second.write_bytes(flipped)
+    told = []
+    again = long_training(data)
+    sizes = seen_by(again.trainer.encoder)
+    again.run(tmp_path, "test", lambda text, *_: told.append(text))
+    assert f"is broken and was set aside as {second.with_suffix('.broken')}" in told[0]
+    assert len(sizes) == 6 * (9 - 4)
+    assert same(outcome(again, tmp_path), whole)
+
+    for file in (tmp_path / "checkpoints").glob("*.pt"):
+        os.truncate(file, 100)
+    again = long_training(data)
+    again.run(tmp_path, "test", lambda text, *_: told.append(text))
+    assert len([text for text in told if "is broken" in text]) == 3
+    assert same(outcome(again, tmp_path), whole)  # from the start
+
+
+def test_run__what_is_not_finite_is_never_saved(data: Dataset, tmp_path) -> None:
+    training = long_training(data, log_every_steps=100)
+    training.trainer.encoder_optimiser.register_step_post_hook(
+        at_step(2, lambda: training.trainer.encoder.conv1.weight.data.fill_(torch.nan))
+    )
+    with pytest.raises(NonFiniteLossError, match=r"step 1: .* is nan"):
+        training.run(tmp_path, "test", lambda *_: None)
+    (file,) = (tmp_path / "checkpoints").iterdir()
+    content = torch.load(file, weights_only=True)
+    assert content["step"] == 1
+    assert all(v.isfinite().all() for v in content["state"]["encoder"].values())
+
+
+def test_run__writes_nothing_once_it_may_not(data: Dataset, tmp_path) -> None:
+    training = long_training(data)
+    written = []
+
+    def check() -> None:
+        if training.trainer.encoder_optimiser.state:  # a step has been made
+            written.extend(path for path in tmp_path.rglob("*") if path.is_file())
+            raise RuntimeError("the folder is gone")
+
+    with pytest.raises(RuntimeError, match="the folder is gone"):
+        training.run(tmp_path, "test", lambda *_: None, check)
+    assert written == [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert not (tmp_path / "checkpoints").exists()

@@ -23,6 +23,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         metric: dict[str, str] | None = None,
         commit: str | None = "a" * 40,
         dirty: bool = False,
+        protocol: str = "p0",
         result_file: str = "0/seed0.json",  # hash of the task's options, evaluation seed
         **changes: Any,
     ) -> Run:
@@ -33,7 +34,7 @@ def make_run(tmp_path: Path) -> MakeRun:
         tasks = []
         for (task, eval_data), value in results.items():
             path = folder / "results" / f"{task}-{eval_data}-{result_file}"
-            tasks.append(PlannedTask(task, eval_data, "f0", 0, path))
+            tasks.append(PlannedTask(task, eval_data, "f0", 0, path, f"{task}-1-{protocol}"))
             path.parent.mkdir(parents=True, exist_ok=True)
             if value is None:
                 continue
@@ -41,16 +42,23 @@ def make_run(tmp_path: Path) -> MakeRun:
                 "task": task,
                 "data": eval_data,
                 "protocol": f"How {task} is scored.",
+                "protocol_id": f"{task}-1-{protocol}",
                 "version": 1,
+                "hash8": hash8,
                 "pretrain_seed": seed,
                 "eval_seed": 0,
                 "metrics": {(metric or {}).get(task, "accuracy"): value, "train_accuracy": 99.0},
+                "details": {},
+                "cost": {"seconds": 1.5},
+                "inputs": {"encoder_sha256": f"e{seed}", "data_fingerprint": "f0"},
                 "commit": commit,
                 "encoder_commit": commit,
                 "encoder_dirty": dirty,
                 "dirty": dirty,
             }
             path.write_text(json.dumps(result))
+            record = {"encoder_sha256": f"e{seed}", "commit": commit, "dirty": dirty}
+            (folder / "pretraining.json").write_text(json.dumps(record))
         if failed:
             (folder / "error.txt").write_text("Traceback")
         defaults: dict[str, Any] = {

@@ -1,13 +1,15 @@
-import math
+import json
 import subprocess
 import sys
 
 import pytest
 
+from benchmark.result_file import Result
 from reports.collect import COLUMNS, collect, row_labels, spelled
 
 LINEAR = ("linear", "scenes")
 KNN = ("knn", "scenes")
+RESULT_KEYS = sorted(Result.__annotations__)
 
 
 def test_collect__one_row_per_run_and_task(make_run) -> None:
@@ -47,44 +49,123 @@ def test_collect__two_protocols_under_one_name(make_run) -> None:
         collect(runs)
 
 
+def refused(frame, run) -> str:
+    """Why the only result of a run is in no table; the other rows are whole."""
+    at_fault = frame["path"] == str(run.tasks[0].result)
+    assert list(frame["status"].where(at_fault).dropna()) == ["invalid"]
+    assert frame["value"].isna().equals(at_fault)
+    assert set(frame["status"][~at_fault]) == {"ok"}
+    (problem,) = frame["problem"].dropna()
+    assert "\n" not in problem
+    return str(problem)
+
+
 @pytest.mark.parametrize(
     ("content", "says"),
     [
-        ('{"task": "linear"', "Expecting"),
+        ('{"task": "linear"', "is broken (Expecting"),
         ("[]", "holds no JSON object"),
-        ('{"task": "linear"}', "lacks data, pretrain_seed, metrics"),
-        ("\xff", "utf-8"),
+        ('{"task": "linear"}', "is no result (it lacks data, protocol, "),
+        ("\xff", "is broken ('utf-8'"),
+        ('{"metrics": {"accuracy": NaN}}', "is broken (NaN is no number of JSON)"),
+        ('{"metrics": {"accuracy": -Infinity}}', "is broken (-Infinity is no number"),
+        ("[" * 100_000, "is broken (it is nested too deeply)"),
     ],
 )
 def test_collect__broken_file(make_run, content: str, says: str) -> None:
+    run, other = (make_run("none", seed, {LINEAR: 40.0}) for seed in (0, 1))
+    file = run.tasks[0].result
+    file.write_text(content, encoding="latin-1")
+    problem = refused(collect([run, other]), run)
+    assert problem.startswith(f"{file} {says}")
+    assert "; delete it to have" in problem
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"metrics": {}}, "it has no metrics"),
+        ({"metrics": [44.1]}, "it.metrics is of type list where an object"),
+        ({"metrics": {"accuracy": "44.1"}}, "it.metrics.accuracy is '44.1' where a finite number"),
+        ({"metrics": {"accuracy": None}}, "it.metrics.accuracy is None where"),
+        ({"metrics": {"accuracy": True}}, "it.metrics.accuracy is True where"),
+        ({"metrics": {"accuracy": 10**400}}, "it.metrics.accuracy is of type int where a finite"),
+        ({"metrics": {"accuracy": 1.0, "more": "x"}}, "it.metrics.more is 'x' where"),
+        ({"metrics": {"\x1b[2J": 1.0}}, "a key of it.metrics is '\\x1b[2J' where printable text"),
+        ({"protocol": "\ud800"}, "it.protocol is '\\ud800' where printable text"),
+        ({"dirty": 1}, "it.dirty is 1 where true or false"),
+        ({"eval_seed": False}, "it.eval_seed is False where a whole number"),
+        ({"version": 1.0}, "it.version is 1.0 where a whole number"),
+        ({"commit": 3}, "it.commit is 3 where printable text or null"),
+        ({"inputs": {"encoder_sha256": "e0"}}, "it.inputs lacks data_fingerprint"),
+        ({"cost": {"seconds": "1"}}, "it.cost.seconds is '1' where"),
+        ({"details": []}, "it.details is of type list where an object"),
+        ({"task": "knn"}, "task knn in place of linear"),
+        ({"data": "digits"}, "data digits in place of scenes"),
+        ({"protocol_id": "Linear-2-0123"}, "protocol_id Linear-2-0123 in place of linear-1-p0"),
+        ({"hash8": "01234567"}, "hash8 01234567 in place of none-scenes-"),
+        ({"pretrain_seed": 1, "eval_seed": 2}, "pretrain_seed 1 in place of 0, eval_seed 2 in"),
+        (
+            {"inputs": {"encoder_sha256": "e1", "data_fingerprint": "f1"}},
+            "encoder_sha256 e1 in place of e0, data_fingerprint f1 in place of f0",
+        ),
+    ],
+)
+def test_collect__result_that_cannot_be_trusted(make_run, changes, says: str) -> None:
+    run, other = (make_run("none", seed, {LINEAR: 40.0}) for seed in (0, 1))
+    file = run.tasks[0].result
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    problem = refused(collect([run, other]), run)
+    assert problem.startswith(str(file))
+    assert says in problem
+    assert problem.endswith("; delete it to have the task run again")
+
+
+@pytest.mark.parametrize("key", RESULT_KEYS)
+def test_collect__result_without_a_key(make_run, key: str) -> None:
+    run, other = (make_run("none", seed, {LINEAR: 40.0}) for seed in (0, 1))
+    file = run.tasks[0].result
+    content = json.loads(file.read_text())
+    del content[key]
+    file.write_text(json.dumps(content))
+    assert f"it lacks {key})" in refused(collect([run, other]), run)
+
+
+def test_collect__result_that_measures_something_else(make_run) -> None:
+    runs = [make_run("none", seed, {LINEAR: 40.0}) for seed in (0, 1)]
+    odd = make_run("adios", 0, {LINEAR: 99.0}, metric={"linear": "f1"})
+    assert " measures f1 where others of its protocol measure accuracy;" in refused(
+        collect([*runs, odd]), odd
+    )
+    both = collect([runs[0], odd])  # which of them is right?
+    assert list(both["status"]) == ["invalid", "invalid"]
+    assert both["problem"].nunique() == 2
+
+
+def test_collect__result_that_is_a_folder(make_run) -> None:
+    run, other = (make_run("none", seed, {LINEAR: 40.0}) for seed in (0, 1))
+    run.tasks[0].result.unlink()
+    run.tasks[0].result.mkdir()
+    assert "seed0.json cannot be read (Is a directory)" in refused(collect([run, other]), run)
+
+
+@pytest.mark.parametrize("content", ["{", "[]", "{}", '{"encoder_sha256": 3}', "[" * 100_000])
+def test_collect__broken_record_of_the_pretraining(make_run, content: str) -> None:
+    run, other = (make_run("none", seed, {LINEAR: 40.0}) for seed in (0, 1))
+    run.pretraining_file.write_text(content)
+    assert str(run.pretraining_file) in refused(collect([run, other]), run)
+
+
+def test_collect__results_of_an_encoder_that_is_to_be_made_again(make_run) -> None:
     run = make_run("none", 0, {LINEAR: 40.0})
-    run.tasks[0].result.write_text(content, encoding="latin-1")
-    with pytest.raises(ValueError, match=says) as caught:
-        collect([run])
-    assert str(run.tasks[0].result) in str(caught.value)
+    run.pretraining_file.unlink()
+    assert list(collect([run])["status"]) == ["missing"]
 
 
-@pytest.mark.parametrize("value", [math.nan, math.inf, "44.1"])
-def test_collect__value_that_is_no_number(make_run, value) -> None:
-    run = make_run("none", 0, {LINEAR: value})
-    with pytest.raises(ValueError, match=r"seed0\.json .*no finite numbers"):
-        collect([run])
-
-
-def test_collect__no_metrics(make_run) -> None:
-    run = make_run("none", 0, {LINEAR: 40.0})
-    path = run.tasks[0].result
-    path.write_text(path.read_text().replace('"accuracy": 40.0, "train_accuracy": 99.0', ""))
-    with pytest.raises(ValueError, match=r"seed0\.json has no metrics"):
-        collect([run])
-
-
-def test_collect__result_of_another_run(make_run) -> None:
-    run = make_run("none", 0, {LINEAR: 40.0})
-    other = make_run("none", 1, {LINEAR: 41.0})
-    run.tasks[0].result.write_text(other.tasks[0].result.read_text())
-    with pytest.raises(ValueError, match=r"seed0\.json.*'pretrain_seed': 1.*'pretrain_seed': 0"):
-        collect([run])
+def test_collect__a_failed_task(make_run) -> None:
+    run = make_run("none", 0, {LINEAR: 40.0, KNN: None})
+    run.tasks[1].error_file.write_text("Traceback")
+    assert list(collect([run])["status"]) == ["ok", "failed"]
 
 
 def test_spelled__known_and_unknown_names() -> None:

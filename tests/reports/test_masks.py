@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -91,7 +92,10 @@ def rows(out: Path) -> list[list[str]]:
 
 
 def labels(folder: Path) -> list[str]:
-    return [configuration.label.replace(" (demo)", "") for configuration in find([folder])]
+    return [
+        configuration.label.replace(" (demo)", "")
+        for configuration in find([folder]).configurations
+    ]
 
 
 def test_masks__table_and_pictures(make_masks: MakeMasks, tmp_path: Path, capsys) -> None:
@@ -220,14 +224,14 @@ def test_find__labels_of_other_keys(make_masks: MakeMasks, tmp_path: Path) -> No
 def test_find__overlapping_folders_and_seeds(make_masks: MakeMasks, tmp_path: Path) -> None:
     for seed in (10, 9):
         make_masks("adios", seed)
-    (one,) = find([tmp_path / "runs", tmp_path / "runs" / "scenes"])
+    (one,) = find([tmp_path / "runs", tmp_path / "runs" / "scenes"]).configurations
     assert [masked.run.seed for masked in one.runs] == [9, 10]
 
 
 def test_sheets__at_most_so_many(make_masks: MakeMasks, tmp_path: Path) -> None:
     for k in range(7):
         make_masks("adios", hash8=f"{k:08d}", keys={"sparsity": k})
-    found = find([tmp_path / "runs"])
+    found = find([tmp_path / "runs"]).configurations
     assert {name: len(own) for name, own in sheets(found, 3).items()} == {"_1": 3, "_2": 3, "_3": 1}
     assert sheets(found, 7) == {"": found}
     (tmp_path / "out").mkdir()
@@ -258,11 +262,29 @@ def test_masks__nothing_to_show(make_run, tmp_path: Path, capsys) -> None:
     assert f"no run below {tmp_path / 'runs'} has masks" in refuse(capsys, tmp_path / "runs")
 
 
+def left_out(path: Path) -> str:
+    """Why the run of a broken file is not found, where another run is."""
+    (run,) = [folder for folder in path.parents if folder.name == "seed0"]
+    found = find([run.parents[1], run])  # the run is told once
+    assert [one.label for one in found.configurations] == ["Random (demo)"]
+    (problem,) = found.problems
+    assert problem.startswith(f"{path} ")
+    assert "\n" not in problem
+    return problem
+
+
+@pytest.fixture
+def adios(make_masks: MakeMasks) -> Path:
+    """Folder of one of two runs."""
+    make_masks("random")
+    return make_masks("adios")
+
+
 @pytest.mark.parametrize("kept", [0, 100, -30])
-def test_masks__broken_file(make_masks: MakeMasks, tmp_path: Path, capsys, kept: int) -> None:
-    path = make_masks("adios") / "masks" / "test.npz"
+def test_masks__broken_file(adios: Path, kept: int) -> None:
+    path = adios / "masks" / "test.npz"
     path.write_bytes(path.read_bytes()[:kept])
-    assert f"{path} is broken" in refuse(capsys, tmp_path / "runs")
+    assert f"{path} is broken" in left_out(path)
 
 
 @pytest.mark.parametrize(
@@ -273,25 +295,79 @@ def test_masks__broken_file(make_masks: MakeMasks, tmp_path: Path, capsys, kept:
         {"images": images("scenes"), "masks": perfect()[:2]},
         {"images": images("scenes")[:0], "masks": perfect()[:0]},
         {"images": images("scenes"), "masks": perfect(), "segments": perfect()},
+        {"images": images("scenes"), "masks": np.array(3, np.uint8)},
     ],
 )
-def test_masks__wrong_arrays(make_masks: MakeMasks, tmp_path: Path, capsys, arrays) -> None:
-    path = make_masks("adios") / "masks" / "test.npz"
+def test_masks__wrong_arrays(adios: Path, arrays) -> None:
+    path = adios / "masks" / "test.npz"
     np.savez(path, **arrays)
-    assert f"{path} is broken" in refuse(capsys, tmp_path / "runs")
+    assert f"{path} is broken" in left_out(path)
 
 
-@pytest.mark.parametrize("text", [None, "a: 1", "run: {seed: 0}", "["])
-def test_masks__no_configuration(make_masks: MakeMasks, tmp_path: Path, capsys, text) -> None:
-    path = make_masks("adios") / "config.yaml"
+BOMB = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise("abcdefghi"))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        None, "a: 1", "run: {seed: 0}", "run: []", "[", "\0", "[" * 50_000,
+        "a: &a {a: *a}", "a: &a [x]\n" + BOMB,
+    ],
+)  # fmt: skip
+def test_masks__no_configuration(adios: Path, text) -> None:
+    path = adios / "config.yaml"
     path.unlink() if text is None else path.write_text(text)
-    assert f"{path} is not the configuration of a run" in refuse(capsys, tmp_path / "runs")
+    assert "is not the configuration of a run" in left_out(path)
 
 
-def test_masks__broken_metrics(make_masks: MakeMasks, tmp_path: Path, capsys) -> None:
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("seed", "0"), ("seed", True), ("method", 3), ("data", "\x1b[2J"), ("hash8", None), ("x", 1)],
+)
+def test_masks__configuration_of_wrong_types(adios: Path, key, value):
+    path = adios / "config.yaml"
+    config = yaml.safe_load(path.read_text())
+    config["run"][key] = value
+    path.write_text(yaml.safe_dump(config))
+    assert "is not the configuration of a run" in left_out(path)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"epoch": 0', "[]", '{"epoch": 0, "step": "1"}', '{"epoch": 0, "step": 1, "slot_loss": 3}',
+        '{"epoch": 0, "step": 1, "slot_area": [NaN]}', "[" * 100_000, "\xff",
+        '{"epoch": 0, "step": 1, "slot_area": [1]}\n{"epoch": 0, "step": 2, "slot_area": []}',
+    ],
+)  # fmt: skip
+def test_masks__broken_metrics(adios: Path, text: str) -> None:
+    path = adios / "metrics.jsonl"
+    path.write_text(text, encoding="latin-1")
+    assert f"{path} is broken" in left_out(path)
+
+
+@pytest.mark.parametrize("text", ["{", '{"commit": 3}', '{"commit": "\\u001b[2J"}'])
+def test_masks__broken_record(adios: Path, text: str) -> None:
+    path = adios / "pretraining.json"
+    path.write_text(text)
+    left_out(path)
+
+
+def test_masks__a_run_with_a_broken_file_is_left_out(adios: Path, tmp_path: Path, capsys) -> None:
+    (adios / "metrics.jsonl").write_text("{")
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 1
+    assert [row[0] for row in rows(tmp_path / "out")[2:]] == ["Random (demo)"]
+    error = capsys.readouterr().err
+    assert error.startswith(f"error: {adios / 'metrics.jsonl'} is broken")
+    assert error.count("\n") == 1
+
+
+def test_masks__nothing_but_broken_files(make_masks: MakeMasks, tmp_path: Path, capsys) -> None:
     path = make_masks("adios") / "metrics.jsonl"
-    path.write_text('{"epoch": 0')
-    assert f"{path} is broken" in refuse(capsys, tmp_path / "runs")
+    path.write_text("{")
+    assert main([str(tmp_path / "runs"), "--out", str(tmp_path / "out")]) == 1
+    assert capsys.readouterr().err.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_masks__the_same_run_twice(make_masks: MakeMasks, tmp_path: Path, capsys) -> None:

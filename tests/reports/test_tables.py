@@ -34,8 +34,8 @@ def sweep(make_run) -> list[Run]:
 
 
 def write(runs: list[Run], out: Path) -> dict[str, str]:
-    paths = write_tables(runs, out, command=COMMAND, commit="f" * 40)
-    return {path.name: path.read_text(encoding="utf-8") for path in paths}
+    written = write_tables(runs, out, command=COMMAND, commit="f" * 40)
+    return {path.name: path.read_text(encoding="utf-8") for path in written.paths}
 
 
 def markdown_rows(text: str) -> list[list[str]]:
@@ -154,6 +154,29 @@ def test_write_tables__failed_and_missing_in_one_cell(make_run, tmp_path: Path) 
     assert rows[3][1] == "**1.00** (n=1, 1 failed, 1 missing)"
 
 
+def test_write_tables__an_invalid_result_is_no_number_anywhere(make_run, tmp_path: Path) -> None:
+    runs = [make_run("none", seed, {LINEAR: 77.75, KNN: 30.0}) for seed in (0, 1)]
+    runs.append(make_run("adios", 0, {LINEAR: 77.75, KNN: 31.0}))
+    for run in runs[1:]:
+        file = run.tasks[0].result
+        file.write_text(file.read_text().replace("77.75", "NaN"))
+    file = runs[0].tasks[0].result
+    file.write_text(file.read_text().replace('"hash8": "', '"hash8": "0'))
+    written = write_tables(runs, tmp_path, command=COMMAND, commit=None)
+    files = [run.tasks[0].result for run in runs]
+    for file, problem in zip(files, written.problems, strict=True):
+        assert problem.startswith(f"{file} ")
+    rows = markdown_rows((tmp_path / "table1.md").read_text())
+    assert rows[2] == ["SimCLR (demo)", "invalid (2 of 2)", "30.00 ± 0.00 (n=2)"]
+    assert rows[3] == ["+ ADIOS (demo)", "invalid (1 of 1)", "**31.00** (n=1)"]
+    assert "invalid (2 of 2)" in (tmp_path / "table1.tex").read_text()
+    for path in written.paths:
+        assert not re.search("77|nan", path.read_text(), re.IGNORECASE), path
+    table = pd.read_csv(tmp_path / "table1.csv")
+    assert list(table["invalid"]) == [2, 0, 1, 0]
+    assert list(table["mean"].isna()) == [True, False, True, False]
+
+
 def test_write_tables__evaluation_seeds_are_averaged_first(make_run, tmp_path: Path) -> None:
     scores = {(0, 0): 40.0, (0, 1): 42.0, (1, 0): 50.0, (1, 1): 52.0, (2, 0): 90.0, (2, 1): None}
     runs = [
@@ -203,15 +226,15 @@ def test_write_tables__only_controls(make_run, tmp_path: Path) -> None:
 def test_write_tables__metrics_that_cannot_share_a_column(make_run, tmp_path: Path) -> None:
     runs = [
         make_run("none", 0, {LINEAR: 40.0}),
-        make_run("none", 1, {LINEAR: 40.0}, metric={"linear": "f1"}),
+        make_run("none", 1, {LINEAR: 40.0}, metric={"linear": "f1"}, protocol="p1"),
     ]
     with pytest.raises(ValueError, match=r"linear on scenes .*accuracy and f1"):
         write(runs, tmp_path)
 
 
 def test_terminal_text__both_tables(sweep: list[Run], tmp_path: Path) -> None:
-    paths = write_tables(sweep, tmp_path, command=COMMAND, commit=None)
-    text = terminal_text(paths)
+    written = write_tables(sweep, tmp_path, command=COMMAND, commit=None)
+    text = terminal_text(written.paths)
     assert "**Table 1.** Evaluation on the pretraining data set" in text
     assert "**Table 2.** Transfer and segmentation" in text
     assert "written at commit" not in text

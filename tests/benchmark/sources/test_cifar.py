@@ -152,16 +152,49 @@ class Bomb:
 
 
 @pytest.mark.parametrize("name", ["data_batch_3", "test_batch", "batches.meta"])
-def test_cifar10__unknown_checksum_is_refused_before_unpickling(tmp_path, name, monkeypatch):
+def test_cifar10__no_pickle_executes_code(tmp_path, name, monkeypatch):
     folder = tmp_path / "a/cifar-10-batches-py"
     cifar10(tmp_path / "a")
     publish(monkeypatch, folder)
-    (folder / name).write_bytes(pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2))
+    bomb = pickle.dumps(Bomb(tmp_path / "exploded"), protocol=2)
+    (folder / name).write_bytes(bomb)
     message = f"{folder / name} has the MD5 .* is published; .* or set trust=true"
     refused(message, cifar.CIFAR10(), tmp_path / "a", trust=False)
+    message = f"{folder / name} cannot be read .*it names [a-z_.]+, which is no data"
+    refused(message, cifar.CIFAR10(), tmp_path / "a", trust=True)
     assert not (tmp_path / "exploded").exists()
-    refused("cannot be read", cifar.CIFAR10(), tmp_path / "a", trust=True)
-    assert (tmp_path / "exploded").exists()  # so the pickle was a live one
+    pickle.loads(bomb)
+    assert (tmp_path / "exploded").exists()  # so it was a live one
+
+
+def test_cifar10__pickles_of_later_versions(tmp_path):
+    expected = cifar10(tmp_path / "a")
+    for name in [*BATCHES, "batches.meta"]:
+        path = tmp_path / "a/cifar-10-batches-py" / name
+        content = pickle.loads(path.read_bytes(), encoding="latin1")
+        path.write_bytes(pickle.dumps(content, protocol=2 + len(name) % 3))
+    check(opened(cifar.CIFAR10(), tmp_path / "a"), expected)
+
+
+@pytest.mark.parametrize(
+    ("program", "message"),
+    [
+        # BUILD with the state (None, {"__call__": None}), which sets attributes of most objects.
+        (b"cnumpy\ndtype\nN}U\x08__call__Ns\x86b.", "it changes a function"),
+        (b"cnumpy\nndarray\n)\x81.", "cannot be read"),  # NEWOBJ, of a class alone
+        (b"cbuiltins\neval\nU\x011\x85R.", "it names builtins.eval, which is no data"),
+        (b"(ibuiltins\neval\n.", "it names builtins.eval"),  # INST
+        (b"}.", "it lacks labels"),
+        (b"K\x01.", "it is 1 where an object"),
+    ],
+)
+def test_cifar10__programs_of_a_pickle(tmp_path, program, message):
+    cifar10(tmp_path / "a")
+    path = tmp_path / "a/cifar-10-batches-py/data_batch_1"
+    path.write_bytes(b"\x80\x02" + program)
+    refused(f"data_batch_1 .*{message}", cifar.CIFAR10(), tmp_path / "a")
+    expected = cifar10(tmp_path / "b")  # is read as ever
+    check(opened(cifar.CIFAR10(), tmp_path / "b"), expected)
 
 
 def test_cifar10__truncated_pickle_is_named(tmp_path):
@@ -183,9 +216,13 @@ def test_cifar10__missing_pickle_is_named(tmp_path):
     ("change", "message"),
     [
         ({b"labels": [0, 1, 10]}, "the label 10 where 0 to 9 are expected"),
-        ({b"labels": [0, 1]}, "3 images of uint8 and 2 labels"),
-        ({b"data": np.zeros((3, 3072), np.float32)}, "3 images of float32"),
+        ({b"labels": [0, 1]}, "3 images and 2 labels"),
+        ({b"data": np.zeros((3, 3072), np.float32)}, "cannot be read .*not of uint8"),
         ({b"data": np.zeros((3, 3000), np.uint8)}, "cannot be read"),
+        ({b"data": np.array([None] * 3072)}, "cannot be read .*not of uint8"),
+        ({b"data": [0] * 3072}, "cannot be read"),
+        ({b"labels": "012"}, "cannot be read .*labels is '012' where a list"),
+        ({b"labels": [0, True, 2]}, r"cannot be read .*labels\[1\] is True where"),
     ],
 )
 def test_cifar10__contents_that_do_not_fit(tmp_path, change, message):
