@@ -12,7 +12,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from benchmark.files import sha256_of, write_atomically
+from benchmark.files import read_json, sha256_of, write_atomically
+from benchmark.runs import Run
 from benchmark.trainer import Trainer
 from benchmark.type_check import misfit
 
@@ -129,6 +130,31 @@ def load_checkpoint(file: Path, owner: str, trainer: Trainer) -> tuple[int, Posi
             f"{file} cannot be used ({reason}); delete it to go on without it"
         ) from error
     return content["step"], content["position"]
+
+
+def owner_of(run: Run) -> str:
+    """What the checkpoints and the record of a run's pretraining must belong to."""
+    return f"{run.hash8}/seed{run.seed}"
+
+
+def finished_pretraining(run: Run) -> str | None:
+    """Checksum of the encoder, if pretraining is complete and the encoder is its product.
+
+    Raises:
+        ValueError: naming the file, if the record is broken or of another run or encoder.
+    """
+    record_file, encoder_file = run.pretraining_file, run.encoder_file
+    if not record_file.exists() or not encoder_file.exists():
+        return None
+    record = read_json(record_file)
+    if record.get("owner") != owner_of(run):
+        raise ValueError(f"{record_file} belongs to another run; delete it to train again")
+    if sha256_of(encoder_file) != record.get("encoder_sha256"):
+        raise ValueError(
+            f"{encoder_file} is not the encoder that {record_file.name} beside it describes; "
+            "delete it to train again"
+        )
+    return str(record["encoder_sha256"])
 
 
 def save_encoder(path: Path, encoder: nn.Module) -> None:

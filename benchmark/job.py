@@ -5,22 +5,20 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 
 from benchmark import interruption, processes
 from benchmark.build import build_encoder, build_pretraining, build_task
-from benchmark.checkpoint import load_encoder, save_encoder
+from benchmark.checkpoint import finished_pretraining, load_encoder, owner_of, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Encoder
 from benchmark.dataset import Dataset
 from benchmark.evaluation import evaluate, whole_result
 from benchmark.failure import NotPretrainedError, note_failure
-from benchmark.files import read_json, sha256_of, write_json, write_text
+from benchmark.files import read_json, sha256_of, write_json
 from benchmark.foreign import load_foreign
 from benchmark.gallery import MASKS_FILE, load_masks, save_masks
 from benchmark.lock import Lock, LockLostError, Owner, exclusive
@@ -28,10 +26,10 @@ from benchmark.metrics import NonFiniteLossError
 from benchmark.plan import Planned, Planner
 from benchmark.pretrain import Pretraining
 from benchmark.progress import Emit, Event
-from benchmark.provenance import collect, git_state
+from benchmark.provenance import git_state, note_attempt
 from benchmark.record import Report
 from benchmark.resolve import resolve_device
-from benchmark.runs import PlannedTask, Run, identity
+from benchmark.runs import PlannedTask, Run
 from benchmark.task import SavedMasks
 
 
@@ -114,7 +112,7 @@ class _Job:
             torch.cuda.set_device(self.device)
         torch.set_num_threads(self.cfg.threads)
         torch.backends.cudnn.deterministic = True
-        finished = processes.once(self._finished_pretraining)
+        finished = processes.once(lambda: finished_pretraining(self.run_plan))
         encoder_sha256 = finished or self._made_pretraining()
         return processes.once(lambda: self._score(encoder_sha256, reused=bool(finished)))
 
@@ -136,7 +134,7 @@ class _Job:
 
         with ExitStack() as held:
             processes.once(lambda: start(held))
-            return processes.once(self._finished_pretraining) or self._pretrain()
+            return processes.once(lambda: finished_pretraining(self.run_plan)) or self._pretrain()
 
     def _score(self, encoder_sha256: str, *, reused: bool) -> bool:
         """Every task whose result is not there; returns whether all are there in the end."""
@@ -177,33 +175,12 @@ class _Job:
         return not failed
 
     @property
-    def _owner(self) -> str:
-        """What checkpoints and pretraining record must belong to."""
-        return f"{self.run_plan.hash8}/seed{self.run_plan.seed}"
-
-    def _finished_pretraining(self) -> str | None:
-        """Checksum of the encoder, if pretraining is complete and the encoder is its product."""
-        record_file = self.run_plan.pretraining_file
-        encoder_file = self.run_plan.encoder_file
-        if not record_file.exists() or not encoder_file.exists():
-            return None
-        record = read_json(record_file)
-        if record.get("owner") != self._owner:
-            raise ValueError(f"{record_file} belongs to another run; delete it to train again")
-        if sha256_of(encoder_file) != record.get("encoder_sha256"):
-            raise ValueError(
-                f"{encoder_file} is not the encoder that {record_file.name} beside it describes; "
-                "delete it to train again"
-            )
-        return str(record["encoder_sha256"])
-
-    @property
     def _hides(self) -> bool:
         """Whether the finished pretraining left masks."""
         return bool(read_json(self.run_plan.pretraining_file).get("hides"))
 
     def _pretrain(self) -> str:
-        processes.once(self._note_attempt)
+        processes.once(lambda: note_attempt(self.run_plan, self.cfg, self.device))
         training = None
         cost: dict[str, Any] = {"encoder_forwards": 0, "flops": 0.0, "seconds": 0.0}
         if self.cfg.checkpoint is None and self.cfg.control != "untrained":
@@ -217,7 +194,9 @@ class _Job:
             report = self._report_training(training.steps)
             # Only the first process holds the folder, and only it writes.
             check = self.lock.check if processes.rank() == 0 else lambda: None
-            return training, training.run(self.run_plan.folder, self._owner, report, check)
+            return training, training.run(
+                self.run_plan.folder, owner_of(self.run_plan), report, check
+            )
         except (NonFiniteLossError, processes.ElsewhereError):  # which all of them meet
             raise
         except Exception as error:
@@ -246,7 +225,7 @@ class _Job:
         write_json(
             run.pretraining_file,
             {
-                "owner": self._owner,
+                "owner": owner_of(self.run_plan),
                 "encoder_sha256": encoder_sha256,
                 "cost": cost,
                 "hides": hides,
@@ -277,7 +256,9 @@ class _Job:
         training = build_pretraining(self.cfg, self.data, self.device)
         with self._held(self.run_plan.folder):
             steps, _ = training.restore(
-                self.run_plan.folder / "checkpoints", self._owner, lambda words: self.say(words)
+                self.run_plan.folder / "checkpoints",
+                owner_of(self.run_plan),
+                lambda words: self.say(words),
             )
             if steps != training.steps:
                 raise ValueError(
@@ -286,17 +267,6 @@ class _Job:
                     f"{self.run_plan.pretraining_file} to train again"
                 )
             self._save_masks(training)
-
-    def _note_attempt(self) -> None:
-        """Write the configuration, and add this attempt's surroundings to the provenance."""
-        run, folder = self.run_plan, self.run_plan.folder
-        config = yaml.safe_dump({"run": identity(run), **asdict(self.cfg)}, sort_keys=False)
-        write_text(folder / "config.yaml", config)
-        file = folder / "provenance.json"
-        attempts = read_json(file).get("attempts") if file.exists() else []
-        if not isinstance(attempts, list):
-            raise ValueError(f"{file} has no list of attempts; delete it to have it made again")
-        write_json(file, {"attempts": [*attempts, collect(str(self.device))]})
 
     def _report_training(self, steps: int) -> Report:
         def report(text: str, step: int | None, epoch_ended: bool) -> None:

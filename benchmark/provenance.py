@@ -6,13 +6,23 @@ import os
 import platform
 import subprocess
 import sys
+from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import cache
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+import yaml
+
+from benchmark.files import read_json, write_json, write_text
 from benchmark.processes import started
+from benchmark.runs import Run, identity
+
+if TYPE_CHECKING:
+    import torch
+
+    from benchmark.config import Config
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", "hydra-core")
 
@@ -55,3 +65,18 @@ def collect(device: str) -> dict[str, Any]:
             "processes": started(),
         },
     }
+
+
+def note_attempt(run: Run, cfg: Config, device: torch.device) -> None:
+    """Write the configuration, and add this attempt's surroundings to those of earlier ones.
+
+    Raises:
+        ValueError: naming the file, if that of earlier ones is broken.
+    """
+    config = yaml.safe_dump({"run": identity(run), **asdict(cfg)}, sort_keys=False)
+    write_text(run.folder / "config.yaml", config)
+    file = run.folder / "provenance.json"
+    attempts = read_json(file).get("attempts") if file.exists() else []
+    if not isinstance(attempts, list):
+        raise ValueError(f"{file} has no list of attempts; delete it to have it made again")
+    write_json(file, {"attempts": [*attempts, collect(str(device))]})
