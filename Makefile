@@ -21,7 +21,7 @@ test-slurm: $(VENV)/ready
 
 # Kills at random moments over all methods, and random command lines
 proofs: $(VENV)/ready
-	MASKBENCH_FUZZ=300 $(BIN)/python -m pytest -n 2 -m "" tests/test_survival.py tests/test_fuzz.py
+	MASKBENCH_FUZZ=300 $(BIN)/python -m pytest -n 2 -m "" tests/test_survival.py tests/test_interrupted.py tests/test_fuzz.py
 
 check: $(VENV)/ready
 	$(BIN)/ruff format --check .

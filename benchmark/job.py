@@ -112,12 +112,15 @@ class _Job:
             torch.cuda.set_device(self.device)
         torch.set_num_threads(self.cfg.threads)
         torch.backends.cudnn.deterministic = True
-        finished = processes.once(lambda: finished_pretraining(self.run_plan))
-        encoder_sha256 = finished or self._made_pretraining()
-        return processes.once(lambda: self._score(encoder_sha256, reused=bool(finished)))
+        there = processes.once(lambda: finished_pretraining(self.run_plan))
+        encoder_sha256, reused = (there, True) if there else self._made_pretraining()
+        return processes.once(lambda: self._score(encoder_sha256, reused=reused))
 
-    def _made_pretraining(self) -> str:
-        """The encoder's checksum after pretraining, here or in a process that this one waits for.
+    def _made_pretraining(self) -> tuple[str, bool]:
+        """Pretrain, or wait for the process that does.
+
+        Returns:
+            The encoder's checksum, and whether another process made it.
 
         Raises:
             NotPretrainedError: if it had to be there already.
@@ -134,7 +137,8 @@ class _Job:
 
         with ExitStack() as held:
             processes.once(lambda: start(held))
-            return processes.once(lambda: finished_pretraining(self.run_plan)) or self._pretrain()
+            theirs = processes.once(lambda: finished_pretraining(self.run_plan))
+            return (theirs, True) if theirs else (self._pretrain(), False)
 
     def _score(self, encoder_sha256: str, *, reused: bool) -> bool:
         """Every task whose result is not there; returns whether all are there in the end."""

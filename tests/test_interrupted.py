@@ -60,7 +60,7 @@ def training(folder: Path) -> Callable[[], bool]:
     return lambda: any(folder.glob("runs/scenes/*/seed0/progress.json"))
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_run__told_to_stop_saves_its_step_and_goes_on_there(tmp_path: Path) -> None:
     process = start(*LINE, LONG, cwd=tmp_path)
     wait_for(training(tmp_path), process)
@@ -82,7 +82,7 @@ def test_run__told_to_stop_saves_its_step_and_goes_on_there(tmp_path: Path) -> N
     assert not (run / LOCK).exists()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_run__a_folder_that_is_removed_is_not_made_again(tmp_path: Path) -> None:
     process = start(*LINE, LONG, "checkpoint_every_seconds=0.5", cwd=tmp_path)
     wait_for(training(tmp_path), process)
@@ -93,7 +93,7 @@ def test_run__a_folder_that_is_removed_is_not_made_again(tmp_path: Path) -> None
     assert not run.exists()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_run__a_folder_removed_during_evaluation_is_not_made_again(tmp_path: Path) -> None:
     tasks = ("task=[linear,knn]", "tasks.linear.epochs=3000")
     process = start(*LINE, *tasks, "epochs=1", cwd=tmp_path)
@@ -118,7 +118,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", "--lazy", str(disk)], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_run__a_full_disk_leaves_the_last_good_state(small_disk: Path) -> None:
     line = (*LINE, "epochs=3", "checkpoint_every_seconds=0")
     out = finish(start(*line, cwd=small_disk), 1)
@@ -133,7 +133,7 @@ def test_run__a_full_disk_leaves_the_last_good_state(small_disk: Path) -> None:
     assert not (run / "error.txt").exists()
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_sweep__workers_of_a_killed_parent_save_and_leave(tmp_path: Path) -> None:
     process = start("-m", *LINE, LONG, "controls=[]", cwd=tmp_path)
     wait_for(training(tmp_path), process)

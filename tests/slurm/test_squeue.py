@@ -39,9 +39,9 @@ def test_read_queue__jobs_by_number(fake: Fake) -> None:
     lines = ("14_0|RUNNING|None", "14_1|PENDING|Nodes a|b, reserved", "19|COMPLETING|None")
     fake("\n".join(f"echo '{line}'" for line in lines))
     assert read_queue() == {
-        "14_0": "RUNNING None",
+        "14_0": "RUNNING",
         "14_1": "PENDING Nodes a|b, reserved",
-        "19": "COMPLETING None",
+        "19": "COMPLETING",
     }
 
 
@@ -52,7 +52,7 @@ def test_read_queue__an_empty_queue_is_an_answer(fake: Fake) -> None:
 
 def test_read_queue__a_warning_beside_an_answer_is_passed_over(fake: Fake) -> None:
     fake("echo 'squeue: warning' >&2; echo '19|RUNNING|None'")
-    assert read_queue() == {"19": "RUNNING None"}
+    assert read_queue() == {"19": "RUNNING"}
 
 
 def test_read_queue__settings_of_the_user_hide_no_job(
@@ -60,7 +60,7 @@ def test_read_queue__settings_of_the_user_hide_no_job(
 ) -> None:
     monkeypatch.setenv("SQUEUE_STATES", "PENDING")
     fake('echo "19|${SQUEUE_STATES:-RUNNING}|None"')
-    assert read_queue() == {"19": "RUNNING None"}
+    assert read_queue() == {"19": "RUNNING"}
 
 
 def test_read_queue__no_squeue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,6 +4,7 @@ import json
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -274,7 +275,13 @@ def in_terminal(arguments: list[str], until: str = "", **variables: str) -> tupl
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "120", **variables}
     process = subprocess.Popen(
-        [*COMMAND, *arguments], stdout=theirs, stdin=theirs, stderr=theirs, env=environment
+        [*COMMAND, *arguments],
+        stdout=theirs,
+        stdin=theirs,
+        stderr=theirs,
+        env=environment,
+        # A shell has it ignored in what it starts in the background, these tests for instance.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     os.close(theirs)
     shown = b""

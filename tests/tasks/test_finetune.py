@@ -322,6 +322,7 @@ def test_check__batches_of_one_image_that_batchnorm_cannot_train_on(
     """Refused exactly where training fails: with one value per channel in some training."""
     data = coloured(train=33, test=9)  # of which 30 are left while choosing
     settings = ONE | settings | {"epochs": 1, "batch_size": 2, "freeze_batchnorm": freeze_batchnorm}
+    torch.manual_seed(0)  # some weights do not survive such a rate
     task, encoder = FineTuning(**settings), ResNet(18, width=12, stem=stem)
     everything = "refit" in settings or settings["lr"] == 0.05
     if stem == "imagenet" and not freeze_batchnorm and everything:
