@@ -33,6 +33,7 @@ from slurm.submit import Submitted, script, submit
 _POLL = 5.0  # seconds
 # After its job is gone, since a shared disk may show the last file late (NFS: up to a minute).
 _GONE_AFTER = 60.0  # seconds
+HELD_FOR = 60.0  # seconds, of a job that is requeued; srun waits for KillWait, 30 by default
 ABANDONED_AFTER = 300.0  # seconds; more than a start takes, with the wait for a dead owner's lock
 
 
@@ -177,27 +178,52 @@ class _Abandoned:
 
     def __init__(self) -> None:
         self._since: dict[Path, tuple[float, float]] = {}
+        self._held: dict[Path, tuple[float, str]] = {}
 
-    def requeue(self, run: Run, state: RunState, emit: Emit) -> None:
-        """Have SLURM start a job again in which nobody has worked for a long time."""
-        beat, since = self._since.get(run.folder, (None, 0.0))
+    def look(self, run: Run, state: RunState, emit: Emit) -> None:
+        """Have SLURM start a job again in which nobody has worked for a long time.
+
+        It is held for a while: the srun that lost its step goes on to end the step of that number,
+        which would be the new one's.
+        """
         now = time.monotonic()
-        if state.left is None or state.job is None:
+        until, job = self._held.get(run.folder, (0.0, ""))
+        if job and now >= until:
+            _scontrol("release", job)
+            del self._held[run.folder]
+        beat, since = self._since.get(run.folder, (None, 0.0))
+        if job or state.left is None or state.job is None:
             self._since.pop(run.folder, None)
         elif beat != state.left:
             self._since[run.folder] = (state.left, now)
         elif now - since > ABANDONED_AFTER:
             emit(Event(run.name, f"job {state.job} is {state.message}: it is requeued"))
-            subprocess.run(["scontrol", "requeue", state.job], check=False)
-            self._since[run.folder] = (state.left, now)
+            _scontrol("requeuehold", state.job)
+            self._held[run.folder] = (now + HELD_FOR, state.job)
+
+    def release(self) -> None:
+        """Hold no job any more."""
+        for _, job in self._held.values():
+            _scontrol("release", job)
+
+
+def _scontrol(order: str, job: str) -> None:
+    subprocess.run(["scontrol", order, job], check=False)
 
 
 def watch(plans: Sequence[Planned], emit: Emit) -> None:
     """Tell how runs go until no job is at work on them any more."""
     left = {planned.run.folder: planned.run for planned in plans}
+    abandoned = _Abandoned()
+    try:
+        _watch(left, abandoned, emit)
+    finally:
+        abandoned.release()
+
+
+def _watch(left: dict[Path, Run], abandoned: _Abandoned, emit: Emit) -> None:
     told: dict[Path, tuple[str, str | None]] = {}
     gone: dict[Path, float] = {}
-    abandoned = _Abandoned()
     silent = False
     while left:
         queue = read_queue()
@@ -207,7 +233,7 @@ def watch(plans: Sequence[Planned], emit: Emit) -> None:
             emit(Event("SLURM", f"squeue {answer}"))
         for folder, run in list(left.items()):
             state = read_state(folder, queue)
-            abandoned.requeue(run, state, emit)
+            abandoned.look(run, state, emit)
             over = state.state == "done"
             if state.state in ("failed", "stale") and state.in_queue is False:
                 since = gone.setdefault(folder, time.monotonic())

@@ -85,13 +85,19 @@ def test_abandoned__only_a_heartbeat_that_stays_tells(plan, called, monkeypatch)
     def look(left: float | None, seconds: float) -> list[str]:
         now[0] += seconds
         state = RunState(run.folder, "queued", "RUNNING, nobody", job="7", in_queue=True, left=left)
-        abandoned.requeue(run, state, told.append)
+        abandoned.look(run, state, told.append)
         return called()
 
     assert not look(-1e6, 0)
     assert not look(-1e6, launch.ABANDONED_AFTER - 1)
     assert not look(None, 100)  # it works again
     assert not look(-1e5, launch.ABANDONED_AFTER + 1)
-    assert look(-1e5, launch.ABANDONED_AFTER + 1) == ["scontrol requeue 7"]
-    assert len(look(-1e5, launch.ABANDONED_AFTER - 1)) == 1  # it has as long to start
+    assert look(-1e5, launch.ABANDONED_AFTER + 1) == ["scontrol requeuehold 7"]
+    assert len(look(None, launch.HELD_FOR - 1)) == 1
+    assert look(None, 2)[1:] == ["scontrol release 7"]
+    assert len(look(-1e5, 10)) == 2
+    assert len(look(-1e5, launch.ABANDONED_AFTER - 1)) == 2  # it has as long to start
     assert len(told) == 1
+    look(-1e5, 2)
+    abandoned.release()  # whoever watches leaves
+    assert called()[2:] == ["scontrol requeuehold 7", "scontrol release 7"]

@@ -167,6 +167,7 @@ def test_sweep__a_job_whose_step_was_killed_is_requeued(
     """SLURM goes on to call it running; nobody would ever look after it."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(launch, "ABANDONED_AFTER", 25.0)
+    monkeypatch.setattr(launch, "HELD_FOR", 15.0)
     line = (*TINY, "method=none", "task=[knn]", "controls=[]", "epochs=20", "seed=0")
     assert main([*line, "runs_dir=whole"]) == 0
     runs = tmp_path / "runs"
