@@ -162,9 +162,7 @@ class _Job:
             self.say(f"reused {', '.join(done)}")
         for task in todo:
             if not self.run_plan.pretraining_file.exists():
-                raise LockLostError(
-                    f"{self.run_plan.folder} was removed while a process worked in it"
-                )
+                raise LockLostError.removed(self.run_plan.folder)
             try:
                 with self._held(task.result.parent) as lock:
                     if not whole_result(task, self.run_plan, encoder_sha256):

@@ -100,9 +100,8 @@ def _stop(workers: Sequence[_Worker]) -> None:
         for worker in workers:
             worker.process.terminate()
         for worker in workers:
-            with suppress(
-                EOFError, OSError
-            ):  # it holds the only end: an exit status may come early
+            # Until its end of the pipe, the only one, is closed: `join` may return before that.
+            with suppress(EOFError, OSError):
                 while True:
                     worker.events.recv()
             worker.process.join()

@@ -34,6 +34,11 @@ _ATTEMPTS = 20
 class LockLostError(RuntimeError):
     """The folder was removed, or another process holds it: nothing may be written any more."""
 
+    @classmethod
+    def removed(cls, folder: Path) -> LockLostError:
+        """The folder is not there any more."""
+        return cls(f"{folder} was removed while a process worked in it")
+
 
 @dataclass(frozen=True)
 class Owner:
@@ -102,7 +107,7 @@ class Lock:
         if owner == self._owner:
             return
         if not self._folder.exists():
-            raise LockLostError(f"{self._folder} was removed while a process worked in it")
+            raise LockLostError.removed(self._folder)
         raise LockLostError(
             f"{self._folder} is no longer held by this process but by {owner or 'nobody'}"
         )

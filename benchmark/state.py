@@ -154,10 +154,14 @@ class _Job:
         return not self.done and self.said is not None and _NEVER not in self.said
 
     @property
+    def runs(self) -> bool:
+        """Whether SLURM says that it does."""
+        return self.said is not None and self.said.startswith("RUNNING")
+
+    @property
     def urgency(self) -> tuple[bool, ...]:
         """Which of several jobs to look at: the first in this order."""
-        running = self.waits and str(self.said).startswith("RUNNING")
-        return (not running, not self.waits, not self.failed, self.done)
+        return (not (self.waits and self.runs), not self.waits, not self.failed, self.done)
 
 
 class _Files:
@@ -210,7 +214,7 @@ class _Files:
             message, log = of + _last_line(file) + also, str(file)
         elif state == "queued" and in_queue:
             message = jobs[0].said
-            if str(message).startswith("RUNNING"):
+            if jobs[0].runs:
                 left = self._last_beat()
                 message = (
                     "RUNNING, not at work yet" if left is None else f"RUNNING, {self._who_left()}"

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import TypedDict
+from typing import Any, TypedDict
 
 from benchmark import interruption
 from benchmark.config import SlurmConfig
@@ -142,9 +142,8 @@ def note_jobs(sent: Iterable[tuple[Run, str, Submitted]]) -> None:
     left = list(sent)
     try:
         for run, part, job in list(left):
-            file = run.folder / "jobs.json"
-            noted = read_json(file) if file.exists() else {}
-            write_json(file, noted | {part: {"job": job.job_id, "log": str(job.log)}})
+            noted = _notes(run) | {part: {"job": job.job_id, "log": str(job.log)}}
+            write_json(run.folder / "jobs.json", noted)
             left.pop(0)
     except (OSError, ValueError):
         subprocess.run(["scancel", *(job.job_id for _, _, job in left)], check=False)
@@ -157,16 +156,20 @@ def noted_jobs(run: Run) -> dict[str, str]:
     Raises:
         ValueError: naming the file, if it is broken.
     """
-    file = run.folder / "jobs.json"
-    noted = read_json(file) if file.exists() else {}
-    if fault := misfit(noted, dict[str, _Noted], "it"):
-        raise ValueError(f"{file} is broken ({fault}); delete it, its jobs may be sent again then")
-    return {part: job["job"] for part, job in noted.items()}
+    return {part: job["job"] for part, job in _notes(run).items()}
 
 
 class _Noted(TypedDict):
     job: str
     log: str
+
+
+def _notes(run: Run) -> dict[str, Any]:
+    file = run.folder / "jobs.json"
+    noted = read_json(file) if file.exists() else {}
+    if fault := misfit(noted, dict[str, _Noted], "it"):
+        raise ValueError(f"{file} is broken ({fault}); delete it, its jobs may be sent again then")
+    return noted
 
 
 class _Abandoned:
