@@ -4,16 +4,25 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from benchmark.contracts import Encoder
 from benchmark.dataset import Dataset
-from benchmark.files import write_json
+from benchmark.files import sha256_of, write_atomically, write_json
 from benchmark.hashing import protocol_id
 from benchmark.provenance import git_state
-from benchmark.result_file import Result, read_pretraining, read_result
+from benchmark.result_file import (
+    PerImage,
+    Result,
+    per_image_fault,
+    per_image_file,
+    read_pretraining,
+    read_result,
+)
 from benchmark.runs import PlannedTask, Run
 from benchmark.task import SavedMasks, Task, TaskResult
 
@@ -30,7 +39,7 @@ def evaluate(
     device: torch.device,
     check: Callable[[], object],
 ) -> TaskResult:
-    """Run a task and write its result file.
+    """Run a task and write its result file, and before it what each image contributed.
 
     Args:
         planned: where the result goes, and the seed of its heads.
@@ -44,7 +53,8 @@ def evaluate(
         check: raises if nothing may be written any more.
 
     Raises:
-        ValueError: if the task is no longer what was planned.
+        ValueError: if the task is no longer what was planned, or what it says that each image
+            contributed does not give its main metric.
     """
     if protocol_id(node) != planned.protocol_id:
         raise ValueError(
@@ -52,6 +62,10 @@ def evaluate(
         )
     started = time.monotonic()
     result = task.run(subject, data, eval_seed=planned.eval_seed, device=device)
+    if result.per_image:
+        main = next(iter(result.metrics.values()))
+        if fault := per_image_fault(result.per_image, main):
+            raise ValueError(f"{planned.name} gives an unfit per_image: {fault}")
     commit, dirty = git_state()
     check()
     pretraining = read_pretraining(run)
@@ -73,8 +87,20 @@ def evaluate(
         "encoder_commit": pretraining["commit"],
         "encoder_dirty": pretraining["dirty"],
     }
+    if result.per_image:
+        content["per_image"] = _write_per_image(per_image_file(planned.result), result.per_image)
+        check()
     write_json(planned.result, {**content})
     return result
+
+
+def _write_per_image(file: Path, arrays: dict[str, np.ndarray]) -> PerImage:
+    def write(part: Path) -> None:
+        with part.open("wb") as opened:  # given a name, numpy would append a suffix
+            np.savez_compressed(opened, allow_pickle=False, **arrays)
+
+    write_atomically(file, write)
+    return {"file": file.name, "sha256": sha256_of(file)}
 
 
 def whole_result(planned: PlannedTask, run: Run, encoder_sha256: str) -> bool:

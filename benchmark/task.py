@@ -18,13 +18,25 @@ from benchmark.dataset import Dataset
 class TaskResult:
     """Scores of one encoder under one protocol.
 
+    What each test image contributed is kept in one of three forms, an item per image that is scored
+    and in the order of the test split. From it the main metric follows, see
+    `benchmark.result_file.main_metric`:
+
+    - ``predicted`` and ``truth``, int32 of shape (n,): 100 times the share of equal ones;
+    - ``score``, float64 of shape (n,): 100 times the mean;
+    - ``intersection`` and ``union``, int64 or uint32 of shape (n, classes): 100 times the mean of
+      summed intersection / summed union, over the classes whose summed union is above 0.
+
     Attributes:
         metrics: name to value, accuracies and IoUs in percent; the main metric first.
         details: anything else worth keeping, such as per-class values.
+        per_image: these arrays by name; empty where the main metric is of none of the forms.
     """
 
     metrics: dict[str, float]
     details: dict[str, Any] = field(default_factory=dict)
+    # Arrays are neither equal nor different as a whole, which `==` would ask them.
+    per_image: dict[str, np.ndarray] = field(default_factory=dict, compare=False)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -33,12 +34,27 @@ def accuracies(
     Raises:
         FloatingPointError: if any score is not finite.
     """
+    found, _ = accuracies_per_image(head, features, labels)
+    return found
+
+
+def accuracies_per_image(
+    head: Head, features: Float[Tensor, "n d"], labels: Int[Tensor, "n"]
+) -> tuple[dict[str, float], dict[str, np.ndarray]]:
+    """What `accuracies` gives, and `class_pairs` of the same scores."""
     scores, labels = class_scores(head, features), labels.to(features.device)
-    found = {"accuracy": percent(scores.argmax(1) == labels)}
+    predicted = scores.argmax(1)
+    found = {"accuracy": percent(predicted == labels)}
     if scores.shape[1] >= TOP_FROM:
         highest = scores.topk(TOP).indices
         found["accuracy_top5"] = percent((highest == labels[:, None]).any(1))
-    return found
+    return found, class_pairs(predicted, labels)
+
+
+def class_pairs(predicted: Int[Tensor, "n"], labels: Int[Tensor, "n"]) -> dict[str, np.ndarray]:
+    """The ``per_image`` of a `benchmark.task.TaskResult` whose main metric is top-1 accuracy."""
+    pair = {"predicted": predicted, "truth": labels}
+    return {name: classes.int().cpu().numpy() for name, classes in pair.items()}
 
 
 @torch.no_grad()

@@ -108,6 +108,8 @@ class Clustering(Task[nn.Module]):
             clusters = means.fit(known.cpu().numpy()).predict(asked.cpu().numpy())
         agreed = agreement(classes.numpy(), clusters)
         metrics = {name: 100 * score for name, score in agreed.items()}
+        # Nothing per image: mutual information is of the table of clusters and classes, and no mean
+        # over images.
         return TaskResult(metrics, {"clusters": means.n_clusters})
 
     def _clusters(self, data: Dataset) -> int:

@@ -16,7 +16,7 @@ from benchmark.errors import UserError
 from benchmark.precision import autocast, check_precision, full_precision
 from benchmark.streams import seeded
 from benchmark.task import Forwards, Task, TaskResult
-from tasks.accuracy import SCORES, accuracies
+from tasks.accuracy import SCORES, accuracies, accuracies_per_image
 from tasks.crops import Crops
 from tasks.features import (
     Inputs,
@@ -207,8 +207,8 @@ class FineTuning(Task[nn.Module]):
         features = extract(net.body, images, inputs, self.precision, index)
         test_features = extract(net.body, test_images, inputs, self.precision)
         train_accuracy = accuracies(net.head, features, labels[index])["accuracy"]
-        metrics = accuracies(net.head, test_features, test_labels)
-        return TaskResult({**metrics, "train_accuracy": train_accuracy}, details)
+        metrics, per_image = accuracies_per_image(net.head, test_features, test_labels)
+        return TaskResult({**metrics, "train_accuracy": train_accuracy}, details, per_image)
 
     def _train(
         self,

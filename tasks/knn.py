@@ -16,6 +16,7 @@ from benchmark.errors import UserError, at_least
 from benchmark.precision import check_precision
 from benchmark.streams import permutation
 from benchmark.task import Task, TaskResult
+from tasks.accuracy import class_pairs, percent
 from tasks.features import check_size, frozen_features
 from tasks.grid import Grid, HeldOut, numbers, whole_numbers
 
@@ -101,35 +102,35 @@ class KNN(Task[nn.Module]):
         best, details = 0, dict[str, Any]()
         if len(self.candidates) > 1:
             own = permutation(0, "knn/choose", 0, len(known))[: self.choose_on]
-            correct = self._correct(known, labels, known[own], labels[own], own)
-            scores = [HeldOut(100 * hits / len(own)) for hits in correct.tolist()]
+            predicted = self._predicted(known, labels, known[own], own)
+            scores = [HeldOut(percent(classes == labels[own])) for classes in predicted]
             best, details = self.grid.choose(scores, "leave_one_out")
-        correct = self._correct(known, labels, asked, test_labels)[best]
-        return TaskResult({"accuracy": 100 * int(correct) / len(asked)}, details)
+        classes = self._predicted(known, labels, asked)[best]
+        accuracy = percent(classes == test_labels)
+        return TaskResult({"accuracy": accuracy}, details, class_pairs(classes, test_labels))
 
-    def _correct(
+    def _predicted(
         self,
         known: Features,
         labels: Labels,
         asked: Float[Tensor, "m d"],
-        truth: Int[Tensor, "m"],
         own: Int[Tensor, "m"] | None = None,
-    ) -> Int[Tensor, "c"]:
-        """Number of samples that each candidate classifies correctly."""
+    ) -> Int[Tensor, "c m"]:
+        """The class that each candidate gives to each sample, on the CPU."""
         num_classes = int(labels.max()) + 1
-        correct = torch.zeros(len(self.candidates), dtype=torch.long)
-        start, most = 0, max(k for k, _ in self.candidates)
+        most = max(k for k, _ in self.candidates)
+        parts: list[Tensor] = []
         for cosines, neighbours in nearest(known, asked, most, own):
-            part = truth[start : start + len(cosines)]
             classes = labels[neighbours].long()
-            for i, (k, temperature) in enumerate(self.candidates):
+            chosen: list[Tensor] = []
+            for k, temperature in self.candidates:
                 # A common factor cancels in the vote; with this one the exponential is at most 1.
                 weights = ((cosines[:, :k] - cosines[:, :1]) / temperature).exp()
-                votes = torch.zeros(len(part), num_classes, dtype=weights.dtype)
+                votes = torch.zeros(len(classes), num_classes, dtype=weights.dtype)
                 votes.scatter_add_(1, classes[:, :k], weights)
-                correct[i] += (votes.argmax(1) == part).sum()
-            start += len(part)
-        return correct
+                chosen.append(votes.argmax(1))
+            parts.append(torch.stack(chosen))
+        return torch.cat(parts, dim=1)
 
 
 def nearest(

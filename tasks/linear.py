@@ -13,7 +13,7 @@ from benchmark.dataset import Dataset
 from benchmark.precision import autocast, check_precision, full_precision
 from benchmark.streams import seeded
 from benchmark.task import Forwards, Task, TaskResult
-from tasks.accuracy import SCORES, accuracies
+from tasks.accuracy import SCORES, accuracies, accuracies_per_image
 from tasks.crops import Crops
 from tasks.features import Inputs, check_size, examples, extract, unchanged, working_copy
 from tasks.grid import HeldOut, Point
@@ -130,8 +130,8 @@ class LinearProbe(Task[nn.Module]):
         with unchanged(body):
             head, train_accuracy, details = self.fit(body, data, eval_seed=eval_seed, device=device)
             features = extract(body, images, Inputs.of(data, device), self.precision)
-        metrics = accuracies(head, features, labels)
-        return TaskResult({**metrics, "train_accuracy": train_accuracy}, details)
+        metrics, per_image = accuracies_per_image(head, features, labels)
+        return TaskResult({**metrics, "train_accuracy": train_accuracy}, details, per_image)
 
     def fit(
         self, body: nn.Module, data: Dataset, *, eval_seed: int, device: torch.device

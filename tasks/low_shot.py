@@ -16,6 +16,7 @@ from benchmark.dataset import Dataset
 from benchmark.errors import UserError, at_least
 from benchmark.precision import check_precision
 from benchmark.task import Task, TaskResult
+from tasks.accuracy import class_pairs
 from tasks.features import check_size, examples, frozen_features
 from tasks.grid import Grid, HeldOut, numbers
 from tasks.selection import class_ranks, class_shares, sizes
@@ -119,12 +120,17 @@ class LowShot(Task[nn.Module]):
         ranks = class_ranks(labels, eval_seed, "low_shot/labelled")
         metrics: dict[str, float] = {}
         details: dict[str, Any] = {}
+        per_image: dict[
+            str, np.ndarray
+        ] = {}  # of the first fraction, whose accuracy is the main one
         edges: list[str] = []
         for fraction in self.fractions:
             labelled = (ranks < class_shares(labels, fraction)).nonzero()[:, 0]
             known, classes = standardised(features[labelled]), labels[labelled].numpy()
             fitted, chosen = self._fit(known, classes, ranks[labelled])
-            hits = fitted.predict(standardised(test_features)) == test_labels.numpy()
+            predicted = fitted.predict(standardised(test_features))
+            hits = predicted == test_labels.numpy()
+            per_image = per_image or class_pairs(torch.from_numpy(predicted), test_labels)
             percent = f"{100 * fraction:g}"
             if warning := chosen.pop("warning", None):
                 edges.append(f"{percent}%: {warning}")
@@ -132,7 +138,7 @@ class LowShot(Task[nn.Module]):
             details[f"{percent}pct"] = {"labels": len(labelled), **chosen}
         if edges:
             details["warning"] = "; ".join(edges)
-        return TaskResult(metrics, details)
+        return TaskResult(metrics, details, per_image)
 
     def _fit(
         self,

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import numpy as np
 import torch
 from torch import nn
 
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError
-from benchmark.mask_metrics import with_controls
+from benchmark.mask_metrics import rand_index, slot_labels, with_controls
 from benchmark.task import Forwards, SavedMasks, Task, TaskResult
 from benchmark.views import plain_segments
 
@@ -63,4 +64,8 @@ class MaskQuality(Task[SavedMasks]):
             )
         found = with_controls(masks, segments)
         metrics = {name: 100 * value for name, value in found.items()}
-        return TaskResult(metrics, {"images": masks.shape[0], "masks": masks.shape[1]})
+        # The main metric is the mean of these.
+        pairs = zip(slot_labels(masks)[:, None], segments[:, None], strict=True)
+        score = np.array([rand_index(*pair, foreground=False) for pair in pairs])
+        details = {"images": masks.shape[0], "masks": masks.shape[1]}
+        return TaskResult(metrics, details, {"score": score})

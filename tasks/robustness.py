@@ -8,7 +8,8 @@ from functools import partial
 from typing import ClassVar, Literal
 
 import torch
-from torch import nn
+from jaxtyping import Bool
+from torch import Tensor, nn
 
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError, at_least
@@ -16,6 +17,7 @@ from benchmark.precision import autocast, full_precision
 from benchmark.streams import Streams, permutation
 from benchmark.task import Forwards, Task, TaskResult
 from benchmark.views import plain_view
+from tasks.accuracy import percent
 from tasks.corruptions import CORRUPTIONS, Disturb, occlude, shuffle_patches, strengths
 from tasks.features import EVAL_BATCH, Inputs, examples, unchanged, working_copy
 from tasks.grid import listed, numbers, whole_numbers
@@ -156,8 +158,8 @@ class Robustness(Task[nn.Module]):
         scored = permutation(0, "robustness/images", 0, len(images))[: self.count].sort().values
 
         @torch.no_grad()
-        def accuracy(disturb: Disturb | None = None, strength: int | float = 0) -> float:
-            hits = 0
+        def hits(disturb: Disturb | None = None, strength: int | float = 0) -> Bool[Tensor, "n"]:
+            found: list[Tensor] = []
             for index in scored.split(min(EVAL_BATCH, max(1, _PIXELS // data.image_size**2))):
                 pixels = plain_view(images[index].to(device), data.view_size, data.view)
                 if disturb is not None:
@@ -165,17 +167,18 @@ class Robustness(Task[nn.Module]):
                     pixels = disturb(pixels, strength, streams)
                 with autocast(self.probe.precision, device):
                     features = full_precision(body(inputs(pixels)))
-                hits += int((head(features).argmax(1).cpu() == labels[index]).sum())
-            return 100 * hits / len(scored)
+                found.append(head(features).argmax(1).cpu() == labels[index])
+            return torch.cat(found)
 
         kinds = self._disturbances(data)
         with unchanged(body):
             head, _, details = self.probe.fit(body, data, eval_seed=eval_seed, device=device)
-            clean = accuracy()
-            curves = {
-                kind.name: [accuracy(kind.apply, strength) for strength in kind.strengths]
+            clean = percent(hits())
+            right = {
+                kind.name: torch.stack([hits(kind.apply, strength) for strength in kind.strengths])
                 for kind in kinds
             }
+        curves = {name: [percent(row) for row in rows] for name, rows in right.items()}
         means = {name: sum(curve) / len(curve) for name, curve in curves.items()}
         metrics = {
             "mean_accuracy": sum(means.values()) / len(means),
@@ -190,6 +193,8 @@ class Robustness(Task[nn.Module]):
                 "accuracy": {name: [clean, *curve] for name, curve in curves.items()},
                 **details,
             },
+            # The same mean over strengths, then over kinds.
+            {"score": torch.stack([r.double().mean(0) for r in right.values()]).mean(0).numpy()},
         )
 
     def _disturbances(self, data: Dataset) -> list[Disturbance]:

@@ -28,7 +28,13 @@ from tasks.features import (
     working_copy,
 )
 from tasks.grid import HeldOut, Point
-from tasks.iou import confusion_matrix, intersection_over_union, mean_iou, num_classes_of
+from tasks.iou import (
+    confusion_matrices,
+    intersection_over_union,
+    mean_iou,
+    num_classes_of,
+    overlaps,
+)
 from tasks.scale_crop import IGNORE, ScaleCrop
 from tasks.selection import GridSearch
 from tasks.training import Group, Training
@@ -208,18 +214,23 @@ class Segmentation(Task[nn.Module]):
             return net.eval()
 
         def score(net: FCN, index: Int[Tensor, "k"]) -> HeldOut | None:
-            miou = mean_iou(self._confusion(net, inputs, images, truth, index, learnt))
+            confusion, _ = self._confusion(net, inputs, images, truth, index, learnt)
+            miou = mean_iou(confusion)
             return None if math.isnan(miou) else HeldOut(100 * miou)
 
         net, _, details = self.search.best(train, score, _labels(len(images)), eval_seed)
         all_test = torch.arange(len(test_images))
-        confusion = self._confusion(net, inputs, test_images, test_truth, all_test, num_classes)
+        confusion, counts = self._confusion(
+            net, inputs, test_images, test_truth, all_test, num_classes
+        )
+        intersection, union = counts.cpu().numpy()
         names += tuple(map(str, range(len(names), num_classes)))
         iou = dict(zip(names, intersection_over_union(confusion).tolist(), strict=True))
         accuracy = confusion.trace().double() / confusion.sum()
         return TaskResult(
             {"miou": 100 * mean_iou(confusion), "pixel_accuracy": 100 * float(accuracy)},
             {"iou": {k: None if math.isnan(x) else 100 * x for k, x in iou.items()}, **details},
+            {"intersection": intersection, "union": union},
         )
 
     def _body(self, encoder: nn.Module, device: torch.device) -> nn.Module:
@@ -279,23 +290,27 @@ class Segmentation(Task[nn.Module]):
         truth: UInt8[Tensor, "n h w"],
         index: Int[Tensor, "m"],
         num_classes: int,
-    ) -> Int[Tensor, "{num_classes} {num_classes}"]:
-        """Confusion matrix of the samples ``index`` of a split, un-augmented.
+    ) -> tuple[Int[Tensor, "{num_classes} {num_classes}"], Int[Tensor, "2 m {num_classes}"]]:
+        """Confusion matrix of the samples ``index`` of a split, un-augmented; `overlaps` of each.
 
         Raises:
             FloatingPointError: if any score is not finite.
         """
         device, finite = inputs.device, torch.ones((), dtype=torch.bool, device=inputs.device)
         total = torch.zeros(num_classes, num_classes, dtype=torch.long, device=device)
+        counts: list[Tensor] = []
         most = _EVAL_SCORES // (num_classes * truth[0].numel())
         for chosen in index.split(min(max(most, 1), EVAL_BATCH)):
             with autocast(self.precision, device):
                 scores = net(inputs.plain(images[chosen]))
             finite &= scores.isfinite().all()
-            total += confusion_matrix(truth[chosen].to(device), scores.argmax(1), num_classes)
+            predicted = scores.argmax(1)
+            confusions = confusion_matrices(truth[chosen].to(device), predicted, num_classes)
+            total += confusions.sum(0)
+            counts.append(torch.stack(overlaps(confusions)))
         if not finite:
             raise FloatingPointError("the head gives scores that are not finite; lower the lr")
-        return total
+        return total, torch.cat(counts, dim=1)
 
 
 def _labels(count: int) -> Int[Tensor, "{count}"]:

@@ -104,7 +104,11 @@ def outcome(folder: Path) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for path in sorted(folder.rglob("*")):
         name = str(path.relative_to(folder))
-        if path.name in ("metrics.jsonl", "encoder.safetensors", "test.npz", "gallery.png"):
+        if path.suffix == ".npz" or path.name in (
+            "metrics.jsonl",
+            "encoder.safetensors",
+            "gallery.png",
+        ):
             content: Any = path.read_bytes()
             if path.name == "metrics.jsonl":
                 content = [untimed(json.loads(line)) for line in content.splitlines()]

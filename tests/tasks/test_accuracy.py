@@ -2,13 +2,14 @@ from __future__ import annotations
 
 import math
 
+import numpy as np
 import pytest
 import torch
 from sklearn.metrics import top_k_accuracy_score
 from torch import nn
 
 from tasks import accuracy
-from tasks.accuracy import accuracies
+from tasks.accuracy import accuracies, accuracies_per_image
 
 
 @pytest.mark.parametrize("num_classes", [3, 9, 10, 40])
@@ -26,6 +27,17 @@ def test_accuracies__equal_scikit_learn(num_classes: int, monkeypatch: pytest.Mo
         expected = 100 * top_k_accuracy_score(labels, scores, k=k, labels=known)
         if num_classes > 2:
             assert found[name] == pytest.approx(expected)
+
+
+def test_accuracies_per_image__classes_of_each_sample() -> None:
+    scores = torch.tensor([[0.0, 2.0, 1.0], [3.0, 2.0, 1.0]])
+    metrics, per_image = accuracies_per_image(nn.Identity(), scores, torch.tensor([1, 2]))
+    assert metrics == accuracies(nn.Identity(), scores, torch.tensor([1, 2])) == {"accuracy": 50.0}
+    assert {name: array.tolist() for name, array in per_image.items()} == {
+        "predicted": [1, 0],
+        "truth": [1, 2],
+    }
+    assert {array.dtype for array in per_image.values()} == {np.dtype("int32")}
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])

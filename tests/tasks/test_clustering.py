@@ -60,6 +60,7 @@ def test_run__separate_classes_are_found(fit_on: Any, coloured: MakeData, flat: 
     assert result.metrics == {name: pytest.approx(100) for name in ("nmi", "ari", "fmi")}
     assert next(iter(result.metrics)) == "nmi"
     assert result.details == {"clusters": 3}
+    assert result.per_image == {}
 
 
 def test_run__labels_that_mean_nothing(chance: Dataset, flat: MakeNet) -> None:

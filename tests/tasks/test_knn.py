@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
+from benchmark.result_file import main_metric
 from benchmark.streams import seeded
 from tasks import knn
 from tasks.knn import KNN, nearest
@@ -107,6 +108,9 @@ def test_run__equals_scikit_learn(
     assert result.metrics["accuracy"] == pytest.approx(expected)
     assert 30 < expected < 100
     assert result.details == {}
+    predicted = vote.predict(features(data.test.images))
+    assert result.per_image["predicted"].tolist() == predicted.tolist()
+    assert main_metric(result.per_image) == pytest.approx(expected, rel=1e-12)
 
 
 def test_run__choice_equals_leave_one_out_of_scikit_learn() -> None:
@@ -130,6 +134,7 @@ def test_run__choice_equals_leave_one_out_of_scikit_learn() -> None:
     assert edge in result.details["warning"]
     alone = KNN(k=best[0], temperature=best[1]).run(Flat(), data, eval_seed=0, device=CPU)
     assert result.metrics == alone.metrics
+    assert (result.per_image["predicted"] == alone.per_image["predicted"]).all()
 
 
 def test_run__test_labels_choose_nothing() -> None:

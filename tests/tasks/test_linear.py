@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
+from benchmark.result_file import main_metric
 from tasks.heads import Heads
 from tasks.linear import LinearProbe
 
@@ -72,6 +73,10 @@ def test_run__random_labels_stay_at_chance(
     result = task.run(small_resnet(), chance, eval_seed=0, device=CPU)
     deviation = 100 * math.sqrt(1 / 3 * 2 / 3 / 300)
     assert abs(result.metrics["accuracy"] - 100 / 3) < 4 * deviation
+    assert main_metric(result.per_image) == pytest.approx(result.metrics["accuracy"], rel=1e-12)
+    assert chance.test is not None
+    assert chance.test.labels is not None
+    assert result.per_image["truth"].tolist() == chance.test.labels.tolist()
 
 
 @pytest.mark.parametrize("extra", [{}, AUGMENTED])

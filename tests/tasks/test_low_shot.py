@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
+from benchmark.result_file import main_metric
 from tasks.low_shot import LowShot
 from tasks.selection import class_ranks
 
@@ -78,8 +79,13 @@ def test_run__equals_a_loop_over_folds(
         model = LogisticRegression(C=details["chosen"]["c"], max_iter=1000).fit(
             known[few], labels[few]
         )
-        accuracy = 100 * np.mean(model.predict(asked) == data.test.labels.numpy())
+        predicted = model.predict(asked)
+        accuracy = 100 * np.mean(predicted == data.test.labels.numpy())
         assert result.metrics[f"accuracy_{name}"] == pytest.approx(accuracy)
+        # Kept of the first fraction, which is the main metric.
+        assert (result.per_image["predicted"] == predicted).all() == (name == "5pct")
+    main = result.metrics["accuracy_5pct"]
+    assert main_metric(result.per_image) == pytest.approx(main, rel=1e-12)
 
 
 def test_run__more_labels_are_better(

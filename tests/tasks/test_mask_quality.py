@@ -9,6 +9,7 @@ import torch
 from benchmark.dataset import Dataset, Split
 from benchmark.errors import UserError
 from benchmark.mask_metrics import CONTROLS, SCORES, with_controls
+from benchmark.result_file import main_metric
 from benchmark.task import SavedMasks
 from methods.complementary import ComplementaryPatches
 from methods.none import NoMask
@@ -61,7 +62,12 @@ def test_run__figures_are_those_of_the_report_in_percent() -> None:
     segments = objects()
     masks = np.random.default_rng(1).integers(0, 256, (12, 3, SIZE, SIZE), dtype=np.uint8)
     expected = {k: 100 * v for k, v in with_controls(masks, segments.numpy()).items()}
-    assert scores(masks, dataset(segments)).metrics == expected
+    result = scores(masks, dataset(segments))
+    assert result.metrics == expected
+    assert main_metric(result.per_image) == pytest.approx(expected["ari"], rel=1e-12)
+    for k, score in enumerate(result.per_image["score"]):
+        alone = with_controls(masks[k : k + 1], segments[k : k + 1].numpy())
+        assert score == alone["ari"]
 
 
 def test_run__masks_are_of_the_first_images() -> None:

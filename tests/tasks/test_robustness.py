@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from benchmark.dataset import Dataset, Split
 from benchmark.errors import UserError
+from benchmark.result_file import main_metric
 from benchmark.streams import Streams
 from tasks import robustness
 from tasks.corruptions import CORRUPTIONS, strengths
@@ -47,6 +48,8 @@ def test_run__curves_and_their_means(coloured: MakeData, flat: MakeNet) -> None:
         means.append(sum(curve[1:]) / len(curve[1:]))
         assert result.metrics[f"{kind}_accuracy"] == pytest.approx(means[-1])
     assert result.metrics["mean_accuracy"] == pytest.approx(sum(means) / len(means))
+    main = result.metrics["mean_accuracy"]
+    assert main_metric(result.per_image) == pytest.approx(main, rel=1e-12)
     assert clean > result.metrics["mean_accuracy"] + 3
 
 
@@ -62,11 +65,17 @@ def test_run__clean_accuracy_is_that_of_the_linear_probe(
 
 def test_run__a_head_that_sees_nothing_is_at_chance(coloured: MakeData, flat: MakeNet) -> None:
     robust = task(occlusion=[0.5, 1.0], corruptions=[], shuffle=[])
-    result = run(robust, flat(), coloured(contrast=30))
+    data = coloured(contrast=30)
+    result = run(robust, flat(), data)
     clean, half, nothing = result.details["accuracy"]["occlusion"]
     assert clean > 95
     assert half >= nothing
     assert nothing == pytest.approx(100 / 3)  # all images alike, so all in one class
+    assert data.test is not None
+    assert data.test.labels is not None
+    score = result.per_image["score"]
+    assert set(score) <= {0.0, 0.5, 1.0}
+    assert len(set(data.test.labels[score == 1.0].tolist())) == 1  # that one
 
 
 def test_run__pixels_whose_place_does_not_matter_can_be_shuffled(coloured: MakeData) -> None:
@@ -144,6 +153,7 @@ def test_run__counted_images_are_always_the_same(coloured: MakeData, flat: MakeN
     robust, data = task(count=20, shuffle=[]), coloured(contrast=30)
     results = [run(robust, flat(), data, eval_seed=seed) for seed in (0, 0, 1)]
     assert results[0] == results[1] != results[2]
+    assert results[0].per_image["score"].shape == (20,)
     for accuracy in results[0].details["accuracy"]["occlusion"]:
         assert accuracy / 5 == pytest.approx(round(accuracy / 5))  # of 20 images
     clean = [images_seen(robust, data, seed)[0] for seed in (0, 1)]

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from benchmark.dataset import Dataset, Split
 from benchmark.encoders import ResNet
 from benchmark.errors import UserError
+from benchmark.result_file import main_metric
 from benchmark.streams import seeded
 from tasks import segmentation
 from tasks.fcn import FCN
-from tasks.iou import confusion_matrix
+from tasks.iou import confusion_matrices
 from tasks.segmentation import Segmentation
 
 CPU = torch.device("cpu")
@@ -73,7 +74,7 @@ class Seen:
 
         def keep_parts(truth: Tensor, predicted: Tensor, num_classes: int) -> Tensor:
             self.parts.append((truth, predicted))
-            return confusion_matrix(truth, predicted, num_classes)
+            return confusion_matrices(truth, predicted, num_classes)
 
         def keep_net(*args: Any) -> FCN:
             self.nets.append(net_of(*args))
@@ -89,7 +90,7 @@ class Seen:
 
         monkeypatch.setattr(Segmentation, "_fit", keep_trained)
         monkeypatch.setattr(Segmentation, "_confusion", keep_scored)
-        monkeypatch.setattr(segmentation, "confusion_matrix", keep_parts)
+        monkeypatch.setattr(segmentation, "confusion_matrices", keep_parts)
         monkeypatch.setattr(Segmentation, "_net", keep_net)
 
     def __call__(self, data: Dataset, eval_seed: int = 0, **settings: Any) -> Any:
@@ -160,6 +161,12 @@ def test_run__score_is_that_of_the_whole_test_split(
     assert result.metrics["miou"] == pytest.approx(scores.mean())
     accuracy = 100 * metrics.accuracy_score(truth, predicted)
     assert result.metrics["pixel_accuracy"] == pytest.approx(accuracy)
+    assert main_metric(result.per_image) == pytest.approx(result.metrics["miou"], rel=1e-12)
+    chosen = np.array([3, 3, 17, 39])  # of all batches, one twice
+    true, guessed = (torch.cat(p)[chosen].flatten() for p in zip(*seen.parts, strict=True))
+    score = metrics.jaccard_score(true[true != 255], guessed[true != 255], average="macro")
+    weights = np.bincount(chosen, minlength=40)
+    assert main_metric(result.per_image, weights) == pytest.approx(100 * score)
 
 
 def test_run__classes_have_their_names_and_the_head_knows_all_of_them(seen: Seen) -> None:
@@ -168,6 +175,8 @@ def test_run__classes_have_their_names_and_the_head_knows_all_of_them(seen: Seen
     assert list(result.details["iou"]) == list(names)
     assert result.details["iou"]["never seen"] is None
     assert result.metrics["miou"] > 90  # the class without pixels does not count
+    assert result.per_image["union"].shape == (40, 3)
+    assert main_metric(result.per_image) == pytest.approx(result.metrics["miou"], rel=1e-12)
     assert seen.states[-1].shape == (3,)  # biases
     assert list(seen(toy(), epochs=1).details["iou"]) == ["0", "1"]
 
@@ -181,6 +190,7 @@ def test_run__class_of_the_test_split_alone_counts_as_missed() -> None:
     iou = list(result.details["iou"].values())
     assert iou[2:] == [None, 0.0]
     assert result.metrics["miou"] == pytest.approx(sum(iou[:2]) / 3)
+    assert main_metric(result.per_image) == pytest.approx(result.metrics["miou"], rel=1e-12)
 
 
 def test_run__images_are_seen_at_their_stored_size(seen: Seen) -> None:
