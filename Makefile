@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 SWEEP := method=none,random,adios,sequential,superpixel_budget seed=0,1,2
 
-.PHONY: demo masks test test-slurm proofs check bench clean
+.PHONY: demo masks test test-browser test-slurm proofs check bench clean
 
 demo: $(VENV)/ready
 	$(BIN)/python benchmark/run.py -m $(SWEEP)
@@ -14,6 +14,11 @@ masks: $(VENV)/ready
 
 test: $(VENV)/ready
 	$(BIN)/python -m pytest
+
+# The HTML report in a real browser, and tables through LaTeX; packages of Debian: chromium
+# chromium-driver poppler-utils texlive-latex-base texlive-latex-recommended
+test-browser: $(VENV)/ready
+	$(BIN)/python -m pytest -n 0 -m browser tests/reports
 
 # On clusters that the tests start and stop; packages of Debian: slurm-wlm munge
 test-slurm: $(VENV)/ready

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +24,12 @@ from benchmark.optim import build_optimiser
 from benchmark.precision import check_precision
 from benchmark.pretrain import Pretraining
 from benchmark.probe import OnlineProbe
-from benchmark.processes import count
+from benchmark.processes import count, rank
+from benchmark.runs import Run
 from benchmark.schedule import Schedule
 from benchmark.streams import seeded
 from benchmark.task import Task
+from benchmark.trackers import TensorBoard, Tracker, Trackers, WeightsAndBiases
 from benchmark.trainer import Trainer
 from benchmark.turns import Turns
 
@@ -172,3 +176,24 @@ def build_pretraining(cfg: Config, data: Dataset, device: torch.device) -> Pretr
         cache=Path(cfg.runs_dir) / ".cache",
         profile=cfg.trainer.profile,
     )
+
+
+def build_trackers(cfg: Config, run: Run) -> Trackers:
+    """Who follows a training, which the first of several processes tells."""
+    makers: list[Callable[[int], Tracker]] = []
+    if cfg.tensorboard:
+        makers.append(partial(TensorBoard, run.folder / "tensorboard"))
+    if cfg.wandb.enabled:
+        makers.append(
+            partial(
+                WeightsAndBiases,
+                run.folder,
+                project=cfg.wandb.project,
+                entity=cfg.wandb.entity,
+                mode=cfg.wandb.mode,
+                identity=f"{run.hash8}-seed{run.seed}",
+                name=run.name,
+                config=asdict(cfg),
+            )
+        )
+    return Trackers(makers if rank() == 0 else ())

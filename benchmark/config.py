@@ -89,6 +89,16 @@ class ProbeConfig:
 
 
 @dataclass
+class WandbConfig:
+    """Weights & Biases; see `benchmark.trackers`."""
+
+    enabled: bool = MISSING
+    project: str = MISSING
+    entity: str | None = None
+    mode: str = MISSING
+
+
+@dataclass
 class SlurmConfig:
     """What the jobs of a sweep ask SLURM for; see `slurm.settings`."""
 
@@ -168,6 +178,9 @@ class Config:
     log_every_steps: int = MISSING
     log_limits: bool = MISSING
     checkpoint_every_seconds: float = MISSING
+    mask_snapshots: int = MISSING
+    tensorboard: bool = MISSING
+    wandb: WandbConfig = field(default_factory=WandbConfig)
 
 
 ConfigStore.instance().store(name="schema", node=Config)

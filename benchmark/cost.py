@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import resource
+import sys
 from dataclasses import dataclass, replace
 
 import torch
@@ -25,6 +27,14 @@ class Cost:
 
     encoder_forwards: float
     flops: float
+
+
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process had at a time, at most: on a GPU of its memory, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else 1024 * peak  # which counts in bytes, others in KiB
 
 
 def cost_per_image(trainer: Trainer, batch: Batch) -> Cost:

@@ -80,6 +80,7 @@ def evaluate(
         "eval_seed": planned.eval_seed,
         "metrics": result.metrics,
         "details": result.details,
+        "settings": {key: value for key, value in node.items() if key != "data"},
         "cost": {"seconds": round(time.monotonic() - started, 3)},
         "inputs": {"encoder_sha256": encoder_sha256, "data_fingerprint": data.fingerprint},
         "commit": commit,

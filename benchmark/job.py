@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from benchmark import interruption, processes
-from benchmark.build import build_encoder, build_pretraining, build_task
+from benchmark.build import build_encoder, build_pretraining, build_task, build_trackers
 from benchmark.checkpoint import finished_pretraining, load_encoder, owner_of, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Encoder
@@ -20,7 +20,7 @@ from benchmark.evaluation import evaluate, whole_result
 from benchmark.failure import NotPretrainedError, note_failure
 from benchmark.files import read_json, sha256_of, write_json
 from benchmark.foreign import load_foreign
-from benchmark.gallery import MASKS_FILE, load_masks, save_masks
+from benchmark.gallery import MASKS_FILE, Snapshots, load_masks, save_masks
 from benchmark.lock import Lock, LockLostError, Owner, exclusive
 from benchmark.metrics import NonFiniteLossError
 from benchmark.plan import Planned, Planner
@@ -196,9 +196,12 @@ class _Job:
             report = self._report_training(training.steps)
             # Only the first process holds the folder, and only it writes.
             check = self.lock.check if processes.rank() == 0 else lambda: None
-            return training, training.run(
-                self.run_plan.folder, owner_of(self.run_plan), report, check
+            trackers = build_trackers(self.cfg, self.run_plan)
+            watch = Snapshots(
+                self._masks_folder, training, self.cfg.mask_snapshots, check, trackers
             )
+            folder, owner = self.run_plan.folder, owner_of(self.run_plan)
+            return training, training.run(folder, owner, report, check, trackers, watch)
         except (NonFiniteLossError, processes.ElsewhereError):  # which all of them meet
             raise
         except Exception as error:
@@ -220,7 +223,7 @@ class _Job:
                 load_foreign(Path(cfg.checkpoint), cfg.format or "", encoder)
         self.lock.check()
         save_encoder(run.encoder_file, encoder)
-        hides = training is not None and self._save_masks(training)
+        hides = training is not None and save_masks(self._masks_folder, training)
         commit, dirty = git_state()
         encoder_sha256 = sha256_of(run.encoder_file)
         self.lock.check()
@@ -236,9 +239,6 @@ class _Job:
             },
         )
         return encoder_sha256
-
-    def _save_masks(self, training: Pretraining) -> bool:
-        return save_masks(self._masks_folder, training, self.data)
 
     @property
     def _masks_folder(self) -> Path:
@@ -268,7 +268,7 @@ class _Job:
                     f"is no checkpoint of step {training.steps} to make it from; delete "
                     f"{self.run_plan.pretraining_file} to train again"
                 )
-            self._save_masks(training)
+            save_masks(self._masks_folder, training)
 
     def _report_training(self, steps: int) -> Report:
         def report(text: str, step: int | None, epoch_ended: bool) -> None:

@@ -86,6 +86,20 @@ def read_owner(folder: Path) -> Owner | None:
     return None if misfit(found, Owner, "it") else Owner(**found)
 
 
+def is_held(folder: Path) -> bool:
+    """Whether a living process holds a folder that has a lock."""
+    owner = read_owner(folder)
+    dead = owner.dead() if owner is not None else None
+    if dead is not None:
+        return not dead
+    try:
+        beat = (folder / LOCK).stat().st_mtime
+    except FileNotFoundError:
+        return False
+    # One look cannot tell a heartbeat in the future, by a clock that jumped, from a living one.
+    return time.time() - beat < DEAD_AFTER
+
+
 class Lock:
     """A folder that this process holds."""
 

@@ -10,7 +10,7 @@ counts only above the same score of another image's masks and of the mean mask o
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import combinations
 from typing import Any
 
@@ -128,34 +128,56 @@ def mask_statistics(masks: Masks) -> Scores:
     return found
 
 
-def empty_share(lines: Iterable[Mapping[str, Any]], num_masks: int) -> float:
-    """Share of slots that hide nothing which matters, from a run's metrics.
+def empty_slots(lines: Iterable[Mapping[str, Any]], num_masks: int) -> list[bool]:
+    """Which slots hide nothing that matters, from a run's metrics.
 
     Slot k is empty when its loss exceeds the loss without mask by less than ``EMPTY`` of what
     hiding everything adds, all averaged over the last epoch that has these losses. The area is
-    no such test: an evenly grey mask costs the encoder almost nothing. NaN where the losses are
+    no such test: an evenly grey mask costs the encoder almost nothing. No list where the losses are
     missing, or not there for every slot, or hiding everything adds none.
     """
     needed = ("slot_loss", "unmasked_loss", "blank_loss")
     judged = [line for line in lines if all(key in line for key in needed)]
     last = [line for line in judged if line["epoch"] == judged[-1]["epoch"]]
     if not last or any(len(line["slot_loss"]) != num_masks for line in last):
-        return float("nan")
+        return []
     slots, unmasked, blank = (np.mean([line[key] for line in last], axis=0) for key in needed)
     if not blank > unmasked:
-        return float("nan")
-    return float(np.mean((slots - unmasked) / (blank - unmasked) < EMPTY))
+        return []
+    return [bool(empty) for empty in (slots - unmasked) / (blank - unmasked) < EMPTY]
+
+
+def empty_share(lines: Iterable[Mapping[str, Any]], num_masks: int) -> float:
+    """Share of `empty_slots`; NaN where they cannot be told."""
+    empty = empty_slots(lines, num_masks)
+    return float(np.mean(empty)) if empty else float("nan")
+
+
+def slot_overlap(masks: Masks) -> Float[np.ndarray, "k k"]:
+    """Cosine between the masks of each two slots, mean over images; 0 where one has none."""
+    flat = masks.reshape(*masks.shape[:2], -1).astype(np.float32)
+    norms = np.linalg.norm(flat, axis=2)
+    found = np.eye(masks.shape[1])
+    for (i, j), cosines in _cosines(flat, norms):
+        found[i, j] = found[j, i] = cosines.mean() if cosines.size else 0.0
+    return found
 
 
 def _overlap(masks: Masks) -> float:
     flat = masks.reshape(*masks.shape[:2], -1).astype(np.float32)
     norms = np.linalg.norm(flat, axis=2)
-    cosines = [np.empty(0, np.float32)]
-    for i, j in combinations(range(masks.shape[1]), 2):
+    cosines = [cosines for _, cosines in _cosines(flat, norms)]
+    return _average(np.concatenate([np.empty(0, np.float32), *cosines]))
+
+
+def _cosines(
+    flat: Float[np.ndarray, "n k p"], norms: Float[np.ndarray, "n k"]
+) -> Iterator[tuple[tuple[int, int], Float[np.ndarray, "m"]]]:
+    """For each pair of slots, the cosines of the images in which both hide something."""
+    for i, j in combinations(range(flat.shape[1]), 2):
         both = (norms[:, i] > 0) & (norms[:, j] > 0)
         dots = np.einsum("np,np->n", flat[both, i], flat[both, j])
-        cosines.append(dots / (norms[both, i] * norms[both, j]))
-    return _average(np.concatenate(cosines))
+        yield (i, j), dots / (norms[both, i] * norms[both, j])
 
 
 def _shared_pixels(segments: Labels, prediction: Labels) -> Integer[np.ndarray, "n s p"]:

@@ -17,7 +17,7 @@ from benchmark import interruption, processes
 from benchmark.augment import Augment
 from benchmark.batches import Batches
 from benchmark.checkpoint import Position, load_checkpoint, newest_checkpoint, save_checkpoint
-from benchmark.cost import Cost, cost_per_image
+from benchmark.cost import Cost, cost_per_image, peak_memory
 from benchmark.dataset import Dataset, Split
 from benchmark.feed import Feed
 from benchmark.optim import set_learning_rate
@@ -27,6 +27,7 @@ from benchmark.saving import Saving
 from benchmark.schedule import Schedule
 from benchmark.streams import permutation
 from benchmark.superpixel_cache import with_superpixels
+from benchmark.trackers import NOBODY, Trackers
 from benchmark.trainer import Trainer
 
 
@@ -114,7 +115,13 @@ class Pretraining:
         return cost_per_image(self.trainer, self.batches.augmented(0, 0, self.feed.take(index)))
 
     def run(
-        self, folder: Path, owner: str, report: Report, check: Callable[[], object] = lambda: None
+        self,
+        folder: Path,
+        owner: str,
+        report: Report,
+        check: Callable[[], object] = lambda: None,
+        trackers: Trackers = NOBODY,
+        watch: Callable[[int], object] = lambda done: None,
     ) -> dict[str, Any]:
         """Train to the end; returns the cost.
 
@@ -126,6 +133,9 @@ class Pretraining:
             owner: names configuration and seed in the checkpoints.
             report: is told how training goes.
             check: is called before anything is written, and raises if nothing may be.
+            trackers: follow the training, in the first process.
+            watch: is called with the steps done, before the first step and after each; it changes
+                nothing.
 
         Raises:
             NonFiniteLossError: if a loss is not finite; then in all processes.
@@ -150,6 +160,7 @@ class Pretraining:
             update=self.trainer.update,
             report=report,
             check=check,
+            trackers=trackers,
         )
 
         def save(done: int) -> None:
@@ -163,17 +174,21 @@ class Pretraining:
         saving = Saving(save, self.checkpoint_every_seconds, start)
         try:
             with interruption.deferred():
+                trackers.open(start)
+                watch(start)
                 for epoch in range(start // max(self.steps_per_epoch, 1), self.epochs):
                     for done in self._epoch(epoch, start, record):
                         if profiler is not None:
                             profiler.after_step()
+                        watch(done)
                         saving.after_step(done)
                 saving.at_end(self.steps)
             if profiler is not None:
                 profiler.close()
         finally:
             record.close()
-        return record.cost(self.steps)
+        total = {"images": self._images(self.steps), "memory": peak_memory(self.device)}
+        return record.cost(self.steps) | total
 
     def restore(
         self, checkpoints: Path, owner: str, warn: Callable[[str], object]

@@ -13,6 +13,7 @@ from benchmark.checkpoint import Position
 from benchmark.cost import Cost
 from benchmark.files import write_json
 from benchmark.metrics import MetricsLog, StepBuffer
+from benchmark.trackers import Trackers
 from benchmark.trainer import Terms
 
 # Called as report(state in words, steps done, whether an epoch has ended); the number of steps is
@@ -39,6 +40,7 @@ class Record:
         update: of the trainer, told if it is not the ordinary one.
         report: is told how training goes.
         check: raises if nothing may be written any more.
+        trackers: are told every line.
     """
 
     def __init__(
@@ -55,6 +57,7 @@ class Record:
         update: str,
         report: Report,
         check: Callable[[], object],
+        trackers: Trackers,
     ) -> None:
         self._folder = folder
         self._per_image = cost
@@ -66,6 +69,7 @@ class Record:
         self._update = update
         self._report = report
         self._check = check
+        self._trackers = trackers
         self._log = None
         if processes.rank() == 0:
             check()
@@ -97,6 +101,7 @@ class Record:
         if self._log is not None:
             self._check()
             self._log.write(line)
+            self._trackers.line(line)
         seconds = max(time.monotonic() - self._epoch_started, 1e-9)
         speed = (step + 1 - self._first) * self._batch_size / seconds
         left = (self._steps - step - 1) * self._batch_size / speed
@@ -126,9 +131,10 @@ class Record:
         }
 
     def close(self) -> None:
-        """Close the file."""
+        """Close the file, and the trackers."""
         if self._log is not None:
             self._log.close()
+            self._trackers.close()
 
     def _seconds(self) -> float:
         return self._seconds_before + time.monotonic() - self._started

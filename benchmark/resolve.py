@@ -18,6 +18,7 @@ from benchmark.errors import UserError, at_least, at_most
 from benchmark.execution import Execution
 from benchmark.feed import check_residence
 from benchmark.precision import native_precision
+from benchmark.trackers import check_wandb
 
 CONTROLS = ("untrained", "supervised")
 MOST_THREADS = 1024  # OpenMP ends the process where the system has no more
@@ -136,7 +137,7 @@ def check_numbers(cfg: Config) -> None:
     Raises:
         UserError: naming the first.
     """
-    at_least(0, seed=cfg.seed, epochs=cfg.epochs)
+    at_least(0, seed=cfg.seed, epochs=cfg.epochs, mask_snapshots=cfg.mask_snapshots)
     if not cfg.eval_seeds or len(set(cfg.eval_seeds)) < len(cfg.eval_seeds):
         raise UserError(f"eval_seeds={cfg.eval_seeds} must be a list of different numbers")
     for seed in cfg.eval_seeds:
@@ -168,6 +169,7 @@ def check_numbers(cfg: Config) -> None:
         raise UserError(f"probe.lr={cfg.probe.lr} must not be negative")
     Execution(**vars(cfg.trainer)).check(planning_device(cfg.device, cfg.launcher))
     check_residence(cfg.residence)
+    check_wandb(enabled=cfg.wandb.enabled, mode=cfg.wandb.mode, project=cfg.wandb.project)
     check_writable(Path(cfg.runs_dir))
     check_writable(Path(cfg.tables_dir), "tables_dir")
 

@@ -55,19 +55,27 @@ class Result(_Scored, total=False):
     """One evaluation of one run, with all that it came from.
 
     The first of the metrics is the main one. ``commit`` and ``dirty`` are of the code that scored,
-    ``encoder_commit`` and ``encoder_dirty`` of the code that pretrained. Results of earlier
-    versions, and of tasks whose main metric is of no form that has one, lack ``per_image``.
+    ``encoder_commit`` and ``encoder_dirty`` of the code that pretrained. ``settings`` are those of
+    the task, without its data. Results of earlier versions lack the keys below, and those of tasks
+    whose main metric is of no form that has one lack ``per_image``.
     """
 
+    settings: dict[str, Any]
     per_image: PerImage
 
 
-class Pretraining(TypedDict):
-    """What is read here of the record of a pretraining; the commit is of the code that trained."""
+class _Trained(TypedDict):
+    """What every record of a pretraining holds."""
 
     encoder_sha256: str
     commit: str | None
     dirty: bool
+
+
+class Pretraining(_Trained, total=False):
+    """What is read here of the record of a pretraining; the commit is of the code that trained."""
+
+    cost: dict[str, float]
 
 
 def read_result(task: PlannedTask, run: Run, encoder_sha256: str) -> Result:
@@ -116,23 +124,21 @@ def per_image_file(path: Path) -> Path:
     return path.with_suffix(".npz")
 
 
-def read_per_image(path: Path, result: Result) -> dict[str, np.ndarray] | None:
+def read_per_image(path: Path, noted: PerImage, main: float) -> dict[str, np.ndarray]:
     """What each test image contributed to a result, see `benchmark.task.TaskResult`.
 
     Args:
         path: of the result.
-        result: as it was read from there.
+        noted: what it says of the file.
+        main: its main metric.
 
     Returns:
-        Arrays by name; None if the result was written without any.
+        Arrays by name.
 
     Raises:
         ValueError: naming the file and the remedy, if it is missing, broken or another one than
             the result says, or does not give the result's main metric.
     """
-    noted = result.get("per_image")
-    if noted is None:
-        return None
     file = per_image_file(path)
     again = f"delete {path} to have the task run again"
     if noted["file"] != file.name:  # else a result could have any file of the disk read
@@ -147,7 +153,7 @@ def read_per_image(path: Path, result: Result) -> dict[str, np.ndarray] | None:
         arrays = read_arrays(file)
     except ValueError as error:
         raise ValueError(f"{file} holds no arrays; {again}") from error
-    if fault := per_image_fault(arrays, next(iter(result["metrics"].values()))):
+    if fault := per_image_fault(arrays, main):
         raise ValueError(f"{file} does not fit {path.name} ({fault}); {again}")
     return arrays
 
@@ -208,7 +214,7 @@ def main_metric(
         NaN where nothing counts.
     """
     share, whole = _ratio(arrays)
-    counted = np.ones(len(share)) if weights is None else weights.astype(np.float64)
+    counted = np.ones(len(share)) if weights is None else weights.astype(np.float64, copy=False)
     share, whole = counted @ share, counted @ whole
     occurs = whole > 0
     ratios = np.divide(share, whole, out=np.zeros_like(share), where=occurs)

@@ -18,6 +18,7 @@ import shlex
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -29,7 +30,6 @@ from benchmark import interruption
 from benchmark.config import CONFIG_MODULE, HYDRA_VERSION_BASE, compose
 from benchmark.errors import UserError
 from benchmark.interruption import Interrupted
-from benchmark.lock import exclusive
 from benchmark.progress import Display, Event
 from benchmark.runs import finished_beside, note_plans
 from benchmark.sweep import control_line, expand, varied_keys, with_experiment
@@ -248,23 +248,24 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
     cannot be trusted are told, in no table, and count as not complete.
     """
     from benchmark.provenance import git_state
-    from reports.tables import NOT_TABULATED, terminal_text, write_tables
+    from reports.assemble import NOT_TABULATED
+    from reports.build import build
 
     runs = [planned.run for planned in plans]
+    configs = {planned.run.hash8: asdict(planned.cfg) for planned in plans}
     out = Path(plans[0].cfg.tables_dir)
     try:
         beside = list(finished_beside(runs))
-        with exclusive(out, lambda owner: print(f"tables: waiting for {owner}")):
-            written = write_tables([*runs, *beside], out, command=command, commit=git_state()[0])
+        built = build([*runs, *beside], configs, out, command=command, commit=git_state()[0])
     except (ValueError, OSError) as error:
         print(f"error: no tables: {error}", file=sys.stderr)
         return False
-    if written.paths:
-        print(terminal_text(written.paths))
+    if built.paths:
+        print(built.terminal_text())
         if beside:
             print(f"with {len(beside)} comparable runs of earlier commands")
-        print(f"tables: {', '.join(str(path) for path in written.paths)}")
-    for problem in written.problems:
+        print(f"tables: {', '.join(str(path) for path in built.paths)}")
+    for problem in built.report.left_out:
         print(f"error: {problem}", file=sys.stderr)
     if left_out := {run.preset for run in runs} & set(NOT_TABULATED):
         print(f"preset={left_out.pop()} is an ablation: its results are in no table")
@@ -273,7 +274,7 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
         failures = ", ".join(map(str, run.error_files))
         why = f"see {failures}" if failures else "it did not finish"
         print(f"error: {run.name} has no complete result; {why}", file=sys.stderr)
-    return not (unfinished or written.problems)
+    return not (unfinished or built.report.left_out)
 
 
 def _hydra(arguments: Sequence[str]) -> int:

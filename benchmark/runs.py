@@ -127,6 +127,8 @@ def note_plans(runs: Iterable[Run]) -> None:
             {
                 "name": task.name,
                 "data": task.data,
+                "fingerprint": task.fingerprint,
+                "protocol_id": task.protocol_id,
                 "eval_seed": task.eval_seed,
                 "result": str(task.result.relative_to(run.folder)),
             }
@@ -169,7 +171,7 @@ def read_config(folder: Path) -> tuple[Run, dict[str, Any]]:
     """
     file = folder / "config.yaml"
     try:
-        config: Any = yaml.load(file.read_text(encoding="utf-8"), _PlainLoader)
+        config = _plain_yaml(file.read_text(encoding="utf-8"))
         if fault := misfit(config, dict[str, Any], "it"):
             raise ValueError(fault)
         return restored(config.get("run"), folder), config
@@ -180,16 +182,16 @@ def read_config(folder: Path) -> tuple[Run, dict[str, Any]]:
         ) from error
 
 
-class _PlainLoader(yaml.SafeLoader):
-    """Reads what `yaml.safe_dump` wrote of a configuration: no tags of Python, and no anchors.
+def _plain_yaml(text: str) -> Any:
+    """What `yaml.safe_dump` wrote of a configuration: no tags of Python, and no anchors.
 
-    A few lines of anchors unfold to more than fits in memory, or to what contains itself.
+    A few lines of anchors unfold to more than fits in memory, or to what contains itself. The
+    loader is that of libyaml where there is one, which reads eight times as fast.
     """
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        if self.check_event(yaml.events.AliasEvent):
-            raise yaml.YAMLError("it repeats a part by an anchor")
-        return super().compose_node(parent, index)
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
+        raise yaml.YAMLError("it repeats a part by an anchor")
+    return yaml.load(text, loader)
 
 
 def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
@@ -216,7 +218,7 @@ def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
                 found, _ = read_config(folder)
             except ValueError:
                 continue
-            if not (_lies_in(found, folder) and _comparable(found, alike[0])):
+            if not (lies_in(found, folder) and _comparable(found, alike[0])):
                 continue
             results = {folder / place: task for place, task in wanted.items()}
             tasks = tuple(replace(t, result=r) for r, t in results.items() if r.exists())
@@ -224,7 +226,7 @@ def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:
                 yield replace(found, tasks=tasks)
 
 
-def _lies_in(run: Run, folder: Path) -> bool:
+def lies_in(run: Run, folder: Path) -> bool:
     """Whether a folder is where the run's own one would be."""
     own = (run.data, f"{run.method}-{run.hash8}", f"seed{run.seed}")
     return folder.absolute().parts[-3:] == own

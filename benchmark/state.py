@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from benchmark.errors import UserError
 from benchmark.files import read_json
-from benchmark.lock import DEAD_AFTER, LOCK, read_owner
+from benchmark.lock import LOCK, is_held, read_owner
 
 State = Literal["running", "queued", "failed", "stale", "done"]
 
@@ -189,7 +189,7 @@ class _Files:
         self.locked = [place for place, names in folders.items() if LOCK in names]
 
     def state(self, queue: Mapping[str, str] | None) -> RunState:
-        held = [place for place in self.locked if _is_held(place)]
+        held = [place for place in self.locked if is_held(place)]
         jobs = sorted(self._jobs(queue), key=lambda job: job.urgency)
         failed = [(part.name, part.error) for part in self.parts if part.error is not None]
         sent, in_queue = any(not job.done for job in jobs), any(job.waits for job in jobs)
@@ -307,20 +307,6 @@ def _planned(file: Path) -> list[tuple[str, str]]:
             case _:
                 raise ValueError(f"{file} plans {task!r}, which is no task with a result")
     return planned
-
-
-def _is_held(folder: Path) -> bool:
-    """Whether a living process holds a folder that has a lock."""
-    owner = read_owner(folder)
-    dead = owner.dead() if owner is not None else None
-    if dead is not None:
-        return not dead
-    try:
-        beat = (folder / LOCK).stat().st_mtime
-    except FileNotFoundError:
-        return False
-    # One look cannot tell a heartbeat in the future, by a clock that jumped, from a living one.
-    return time.time() - beat < DEAD_AFTER
 
 
 def _last_line(file: Path) -> str:

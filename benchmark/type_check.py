@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Iterator
 from dataclasses import is_dataclass
+from functools import cache
 from types import NoneType, UnionType
 from typing import Any, Union, get_args, get_origin, get_type_hints, is_typeddict
 
@@ -32,14 +33,14 @@ def misfit(value: object, hint: Any, place: str) -> str | None:
         hint: the type: one of JSON's own, a container or union of them, a `TypedDict` or dataclass.
         place: what the words call the value.
     """
-    kind, inner = get_origin(hint) or hint, get_args(hint)
+    kind, inner = _parted(hint)
     if kind in (Union, UnionType):
         fits = any(misfit(value, each, place) is None for each in inner)
         return None if fits else _wrong(value, inner, place)
     if not _is(value, kind):
         return _wrong(value, (kind,), place)
     if isinstance(value, dict) and _is_record(kind):
-        hints = get_type_hints(kind)
+        hints = _hints(kind)
         needed = set(getattr(kind, "__required_keys__", hints))
         if lacking := [name for name in hints if name in needed and name not in value]:
             return f"{place} lacks {', '.join(lacking[:5])}"
@@ -52,6 +53,15 @@ def misfit(value: object, hint: Any, place: str) -> str | None:
     return next((fault for part in parts if (fault := misfit(*part)) is not None), None)
 
 
+_hints = cache(get_type_hints)
+
+
+@cache
+def _parted(hint: Any) -> tuple[Any, tuple[Any, ...]]:
+    return get_origin(hint) or hint, get_args(hint)
+
+
+@cache
 def _is_record(kind: Any) -> bool:
     return is_typeddict(kind) or is_dataclass(kind)
 
@@ -64,7 +74,7 @@ def _is(value: Any, kind: Any) -> bool:
         number = isinstance(value, int | kind) and not isinstance(value, bool)
         return number and bool(abs(value) <= sys.float_info.max)
     if kind is str:
-        return isinstance(value, str) and all(map(_is_text, value))
+        return isinstance(value, str) and (value.isprintable() or all(map(_is_text, value)))
     stored = dict if _is_record(kind) else list if kind is tuple else kind
     return isinstance(value, stored)
 
@@ -78,7 +88,7 @@ def _parts(
 ) -> Iterator[tuple[object, Any, str]]:
     """Each part of a value with its type and what words call it."""
     if _is_record(kind):
-        for name, hint in get_type_hints(kind).items():
+        for name, hint in _hints(kind).items():
             if name in value:
                 yield value[name], hint, f"{place}.{name}"
     elif kind is dict and inner:

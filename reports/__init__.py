@@ -1,0 +1,30 @@
+"""Results as tables and figures, for a notebook.
+
+import reports
+frame = reports.load("runs")
+reports.table(frame, "table1")
+reports.plot_points(frame)
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+_FROM = "reports.notebook"
+__all__ = [
+    "load",
+    "plot_ablation",
+    "plot_compute",
+    "plot_curves",
+    "plot_points",
+    "table",
+    "tables",
+]
+
+
+def __getattr__(name: str) -> Any:
+    # When asked for: pandas and matplotlib take seconds, and a command may need neither.
+    if name not in __all__:
+        raise AttributeError(f"module 'reports' has no attribute {name!r}")
+    return getattr(import_module(_FROM), name)

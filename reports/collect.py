@@ -1,144 +1,106 @@
-"""Result files to one tidy table: a row for every planned (run, task), finished or not."""
+"""Result files to one tidy table: a row for every metric of every (run, task), finished or not."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
-from benchmark.result_file import read_pretraining, read_result
-from benchmark.runs import IMPORTED, PlannedTask, Run
+from benchmark.lock import LOCK, is_held
+from benchmark.result_file import Pretraining, Result, read_pretraining, read_result
+from benchmark.runs import PlannedTask, Run
+from reports.labels import Config, row_labels
 
 COLUMNS = (
-    "label",  # how a table calls the row; one label per hash8
+    "label",  # how tables call the configuration; one label per hash8
+    "row",  # the same where each column has its own data: the data of pretraining is left out
     "method",
     "objective",
     "encoder",
     "preset",
     "data",  # of the pretraining
-    "task",
-    "eval_data",
-    "metric",
-    "value",
-    "status",  # ok, failed, missing, or invalid where the result cannot be trusted
-    "problem",  # why it is invalid, in a sentence
     "seed",
     "hash8",
     "setting",
     "control",
+    "run",  # the folder
+    "flops",  # of the pretraining, as are the next three
+    "train_seconds",
+    "images",  # seen
+    "memory",  # bytes, most at a time
+    "task",
+    "eval_data",
+    "eval_seed",
+    "metric",
+    "main",  # whether it is the metric that the task is known by
+    "value",
+    "status",  # ok, failed, running, missing, or invalid where the result cannot be trusted
+    "problem",  # why it is invalid, in a sentence
     "commit",
     "dirty",
     "encoder_commit",  # of the code that pretrained
     "encoder_dirty",
     "protocol",
+    "protocol_id",
+    "settings",  # of the task
+    "fingerprint",  # of the data that it is scored on
+    "per_image",  # the file with what each test image gave, and its checksum
+    "seconds",
     "path",
 )
 
-# Names whose capitals cannot be guessed; everything else is spelled from its file name.
-SPELLING = {
-    "adios": "ADIOS",
-    "adios_s": "ADIOS-s",
-    "byol": "BYOL",
-    "miou": "mIoU",
-    "simclr": "SimCLR",
-    "simsiam": "SimSiam",
-}
 
-
-def collect(runs: Iterable[Run]) -> pd.DataFrame:
-    """Read the results of planned runs.
+def collect(runs: Iterable[Run], configs: Mapping[str, Config] | None = None) -> pd.DataFrame:
+    """Read the results of runs.
 
     Args:
-        runs: the plan; a result file that appears twice in it counts once.
+        runs: with their tasks; a result file that appears twice counts once.
+        configs: resolved configurations by hash8, as far as known, which make better labels.
 
     Returns:
-        One row per (run, task) with ``COLUMNS``, in the order of a table's rows. The value is
-        NaN exactly where the status is not "ok".
-
-    Raises:
-        ValueError: if one cell would mix protocols.
+        One row per (run, task, evaluation seed, metric) with ``COLUMNS``, in the order of a table's
+        rows. A result that is not there has one row, as the main metric. The value is NaN exactly
+        where the status is not "ok".
     """
     ordered = _in_table_order(list(runs))
-    labels = row_labels(ordered)
-    checksums = {run.folder: _checksum(run) for run in ordered}
-    rows = [
-        {
+    labels = row_labels(ordered, configs)
+    rows_of = row_labels(ordered, configs, name_data=False)
+    results: dict[str, list[dict[str, Any]]] = {}
+    for run in ordered:
+        about = {
             "label": labels[run.hash8],
+            "row": rows_of[run.hash8],
             "method": run.method,
             "objective": run.objective,
             "encoder": run.encoder,
             "preset": run.preset,
             "data": run.data,
-            "task": task.name,
-            "eval_data": task.data,
             "seed": run.seed,
             "hash8": run.hash8,
             "setting": run.setting,
             "control": run.control,
-            "path": str(task.result),
-            **_outcome(run, task, checksums[run.folder]),
+            "run": str(run.folder),
         }
-        for run in ordered
-        for task in run.tasks
-    ]
-    rows = list({row["path"]: row for row in rows}.values())
-    _refuse_odd_metrics(rows)
+        record = _record(run)
+        about |= _cost(record)
+        for task in run.tasks:
+            if (path := str(task.result)) not in results:
+                of_task = {
+                    "task": task.name,
+                    "eval_data": task.data,
+                    "eval_seed": task.eval_seed,
+                    "protocol_id": task.protocol_id,
+                    "fingerprint": task.fingerprint,
+                    "path": path,
+                }
+                results[path] = [{**about, **of_task, **row} for row in _outcome(run, task, record)]
+    _refuse_odd_metrics(results.values())
+    rows = [row for metrics in results.values() for row in metrics]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
-    _refuse_two_protocols(frame)
-    return frame
-
-
-def spelled(name: str) -> str:
-    """Turn the name of a file or configuration into words: superpixel_budget, byol."""
-    if name in SPELLING:
-        return SPELLING[name]
-    words = " ".join(SPELLING.get(word, word) for word in name.split("_"))
-    return words[:1].upper() + words[1:]
-
-
-def row_labels(runs: Sequence[Run]) -> dict[str, str]:
-    """Name the row of every configuration (hash8) so that no two rows look alike.
-
-    The paper's names come first ("SimCLR", "+ ADIOS"). The preset follows in brackets, before it
-    what is not the same in all rows. Where that leaves two rows with one name, they tell what their
-    sweep varied, and where that does too, their hash.
-    """
-    configurations = {run.hash8: run for run in runs}
-    methods = [run for run in configurations.values() if run.control is None]
-    mixed_objectives = len({run.objective for run in methods}) > 1
-    mixed = [
-        field
-        for field in ("encoder", "data")
-        if len({getattr(run, field) for run in configurations.values()}) > 1
-    ]
-    labels = {}
-    for hash8, run in configurations.items():
-        differs = [*(getattr(run, field) for field in mixed), run.preset]
-        if run.update != "alternating":
-            differs.append(f"{spelled(run.update).lower()} update")
-        if mixed_objectives and run.control is None and run.method != "none":
-            differs.insert(0, spelled(run.objective))
-        labels[hash8] = f"{_base_label(run)} ({', '.join(differs)})"
-    for more in ({h: " ".join(run.varied) for h, run in configurations.items()}, None):
-        used = Counter(labels.values())
-        for hash8, label in labels.items():
-            if used[label] > 1 and (word := more[hash8] if more else hash8):
-                labels[hash8] = f"{label} [{word}]"
-    return labels
-
-
-def _base_label(run: Run) -> str:
-    if run.control == IMPORTED:
-        return run.method  # the file's name
-    if run.control is not None:
-        return spelled(run.control)
-    if run.method == "none":
-        return spelled(run.objective)
-    return f"+ {spelled(run.method)}"
+    return frame.astype({"main": bool, "value": float})
 
 
 def _in_table_order(runs: list[Run]) -> list[Run]:
@@ -147,84 +109,95 @@ def _in_table_order(runs: list[Run]) -> list[Run]:
     def block(run: Run) -> tuple[str, ...]:
         return run.objective, run.encoder, run.data, run.preset
 
-    blocks = list(dict.fromkeys(block(run) for run in runs))
+    blocks = {block: number for number, block in enumerate(dict.fromkeys(map(block, runs)))}
     return sorted(
         runs,
         key=lambda run: (
             run.control is not None,
             run.control == "supervised",
-            blocks.index(block(run)),
+            blocks[block(run)],
             run.method != "none",
         ),
     )
 
 
-def _checksum(run: Run) -> str | ValueError | None:
-    """What results of the run must have scored; None before it is known, or why it cannot be."""
+def _record(run: Run) -> Pretraining | ValueError | None:
+    """Of the pretraining; None before it is there, or what is wrong with it."""
     if not run.pretraining_file.exists():
         return None
     try:
-        return read_pretraining(run)["encoder_sha256"]
+        return read_pretraining(run)
     except ValueError as error:
         return error
 
 
-def _outcome(run: Run, task: PlannedTask, encoder: str | ValueError | None) -> dict[str, Any]:
-    """What became of one planned task."""
-    if encoder is None or not task.result.exists():
-        failed = run.error_file.exists() or task.error_file.exists()
-        return {"status": "failed" if failed else "missing", "value": math.nan}
+def _cost(record: Pretraining | ValueError | None) -> dict[str, float]:
+    cost = {} if record is None or isinstance(record, ValueError) else record.get("cost", {})
+    names = {"flops": "flops", "train_seconds": "seconds", "images": "images", "memory": "memory"}
+    return {column: cost.get(name, math.nan) for column, name in names.items()}
+
+
+def _outcome(
+    run: Run, task: PlannedTask, record: Pretraining | ValueError | None
+) -> list[dict[str, Any]]:
+    """What became of one planned task, a row for every metric."""
+    if record is None or not task.result.exists():
+        return [_lost(_why_missing(run, task))]
     try:
-        if isinstance(encoder, ValueError):
-            raise encoder
-        result = read_result(task, run, encoder)
+        if isinstance(record, ValueError):
+            raise record
+        result = read_result(task, run, record["encoder_sha256"])
     except ValueError as error:
-        return _invalid(str(error))
-    metric, value = next(iter(result["metrics"].items()))  # the main metric comes first
+        return [_lost("invalid", str(error))]
+    return [
+        {"metric": metric, "main": number == 0, "value": value, **_origin(result)}
+        for number, (metric, value) in enumerate(result["metrics"].items())
+    ]
+
+
+def _origin(result: Result) -> dict[str, Any]:
     return {
         "status": "ok",
-        "metric": metric,
-        "value": float(value),
         "commit": result["commit"],
         "dirty": result["dirty"],
         "encoder_commit": result["encoder_commit"],
         "encoder_dirty": result["encoder_dirty"],
         "protocol": result["protocol"],
-        "protocol_id": result["protocol_id"],
+        "settings": result.get("settings"),
+        "per_image": result.get("per_image"),
+        "seconds": result["cost"].get("seconds", math.nan),
     }
 
 
-def _refuse_odd_metrics(rows: Sequence[dict[str, Any]]) -> None:
+def _why_missing(run: Run, task: PlannedTask) -> str:
+    folders = (run.folder, task.result.parent)
+    if any((folder / LOCK).exists() and is_held(folder) for folder in folders):
+        return "running"
+    return "failed" if run.error_file.exists() or task.error_file.exists() else "missing"
+
+
+def _lost(status: str, problem: str | None = None) -> dict[str, Any]:
+    return {"main": True, "value": math.nan, "status": status, "problem": problem}
+
+
+def _refuse_odd_metrics(results: Iterable[list[dict[str, Any]]]) -> None:
     """Make invalid what measures something else than most results of its very protocol."""
-    protocols: dict[tuple[str, ...], list[dict[str, Any]]] = defaultdict(list)
-    for row in rows:
-        if row["status"] == "ok":
-            protocols[row["task"], row["eval_data"], row["protocol_id"]].append(row)
+    protocols: dict[tuple[str, ...], list[list[dict[str, Any]]]] = defaultdict(list)
+    for metrics in results:
+        if (first := metrics[0])["status"] == "ok":
+            protocols[first["task"], first["eval_data"], first["protocol_id"]].append(metrics)
     for alike in protocols.values():
-        counts = Counter(row["metric"] for row in alike)
+        counts = Counter(metrics[0]["metric"] for metrics in alike)
         usual = [metric for metric, count in counts.items() if count == max(counts.values())]
-        for row in alike:
-            if others := [metric for metric in usual if metric != row["metric"]]:
-                problem = (
-                    f"{row['path']} measures {row['metric']} where others of its protocol measure "
-                    f"{others[0]}; delete it to have the task run again"
-                )
-                row |= _invalid(problem)
+        for metrics in alike:
+            _refuse_other_metric(metrics, usual)
 
 
-def _invalid(problem: str) -> dict[str, Any]:
-    return {"status": "invalid", "value": math.nan, "metric": None, "problem": problem}
-
-
-def _refuse_two_protocols(frame: pd.DataFrame) -> None:
-    """Stop where one cell would mix protocols; evaluation seeds of one share a folder."""
-    key = ["hash8", "seed", "task", "eval_data"]
-    folders = frame[key].assign(folder=frame["path"].map(lambda path: str(Path(path).parent)))
-    folders = folders.drop_duplicates()
-    twice = folders[folders.duplicated(key, keep=False)]
-    if not twice.empty:
-        first, second = twice["folder"][:2]
-        raise ValueError(
-            f"{first} and {second} score one encoder under one task name with different options: "
-            "they cannot share a cell; tabulate them apart"
+def _refuse_other_metric(metrics: list[dict[str, Any]], usual: Sequence[str]) -> None:
+    first = metrics[0]
+    if others := [metric for metric in usual if metric != first["metric"]]:
+        problem = (
+            f"{first['path']} measures {first['metric']} where others of its protocol measure "
+            f"{others[0]}; delete it to have the task run again"
         )
+        metrics[:] = [{**first, "metric": None, **_lost("invalid", problem)}]

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import matplotlib
 import seaborn as sns
@@ -25,6 +27,11 @@ def colours(count: int) -> list[tuple[float, float, float]]:
     return list(sns.color_palette("colorblind" if count <= 10 else "viridis", count))
 
 
+def wrapped(text: str, letters: int) -> str:
+    """The text in lines of at most so many letters."""
+    return "\n".join(textwrap.wrap(text, letters))
+
+
 @contextmanager
 def themed() -> Iterator[None]:
     """Draw on white, with a quiet grid."""
@@ -41,7 +48,7 @@ def themed() -> Iterator[None]:
 def save_sheets(
     sheets: Mapping[str, Shown], draw: Callable[[Shown], Figure], stem: Path
 ) -> list[Path]:
-    """Draw each sheet into a PNG of its own; returns the paths.
+    """Draw each sheet into a PNG and a PDF of its own; returns the paths of the PNGs.
 
     Args:
         sheets: what each shows, by what its file's name ends with.
@@ -58,8 +65,16 @@ def save_sheets(
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write a PNG in one step. The Agg canvas needs no display, whatever backend is set."""
+    """Write a PNG, and the PDF beside it. The Agg canvas needs no display, whatever is set.
+
+    The same figure gives the same bytes.
+    """
     FigureCanvasAgg(figure)
-    write_atomically(
-        path, lambda part: figure.savefig(part, format="png", dpi=DPI, facecolor="white")
-    )
+    formats: dict[str, dict[str, Any]] = {
+        "png": {"dpi": DPI},
+        "pdf": {"metadata": {"CreationDate": None}},
+    }
+    for kind, options in formats.items():
+        draw = partial(figure.savefig, format=kind, facecolor="white", **options)
+        write_atomically(path.with_suffix(f".{kind}"), draw)
+        figure.set_layout_engine("none")  # which keeps the layout, and does not find it again

@@ -3,61 +3,63 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Literal
 
+import pandas as pd
 
-def shown(number: float) -> str:
-    """Two decimals, as in the paper."""
-    return f"{number:.2f}"
-
-
-def tie(a: float, b: float) -> bool:
-    """Whether a reader of the table sees the same number."""
-    return shown(a) == shown(b)
+Mark = Literal["", "best", "tied"]
 
 
 @dataclass(frozen=True)
 class Column:
-    """One evaluation; columns of one data set stand side by side under its name."""
+    """A column; neighbours of one group stand under its name."""
 
-    task: str
-    data: str
     heading: str
+    group: str = ""
+
+    @property
+    def name(self) -> str:
+        """In one line."""
+        return f"{self.group}: {self.heading}" if self.group else self.heading
 
 
 @dataclass(frozen=True)
 class Cell:
-    """Seeds of one configuration under one evaluation: n finished, the rest did not.
+    """What a reader sees in one place of a table.
 
-    The results of those that are invalid are there and cannot be trusted.
+    Attributes:
+        text: the number, or the words.
+        remark: small print: how many seeds the number stands on, why there is none.
+        mark: "best" is bold, "tied" with it underlined.
+        value: to sort by, where the text is a number.
+        runs: folders behind it.
     """
 
-    mean: float
-    std: float
-    n: int
-    failed: int
-    missing: int
-    invalid: int
-    best: bool = False
+    text: str = ""
+    remark: str = ""
+    mark: Mark = ""
+    value: float | None = None
+    runs: tuple[str, ...] = ()
 
     @property
-    def number(self) -> str:
-        """Mean and spread; empty when no seed finished."""
-        if not self.n:
-            return ""
-        mean = shown(self.mean)
-        return mean if self.n == 1 else f"{mean} ± {shown(self.std)}"
+    def plain(self) -> str:
+        """Without marks."""
+        return f"{self.text} {self.remark}".strip() or "–"
 
-    @property
-    def remark(self) -> str:
-        """How many seeds the number stands on, or what became of them all."""
-        lost = {"failed": self.failed, "invalid": self.invalid, "missing": self.missing}
-        if not self.n:
-            planned = sum(lost.values())
-            return ", ".join(f"{what} ({k} of {planned})" for what, k in lost.items() if k)
-        return f"({', '.join([f'n={self.n}', *(f'{k} {what}' for what, k in lost.items() if k)])})"
+
+EMPTY = Cell()
+
+
+@dataclass(frozen=True)
+class Row:
+    """A line; those of the block "controls" take no part in the comparison, and are italic."""
+
+    label: str
+    cells: Sequence[Cell]
+    block: str = "methods"
 
 
 @dataclass(frozen=True)
@@ -65,97 +67,156 @@ class Table:
     """All that a reader of a table sees.
 
     Attributes:
-        cells: by (row label, column); a pair that nobody planned is absent.
-        controls: labels of the rows that frame the comparison without taking part in it.
-        notes: sentences below the table.
+        name: of its files.
+        title: "Table 1", or what it is called.
+        caption: what the numbers are.
+        columns: beside the first one, of labels.
+        rows: those of a block stand together.
+        notes: sentences below it.
+        details: sentences that a paper has elsewhere, such as protocols.
+        head: of the column of labels.
+        data: the numbers behind it, for the CSV.
     """
 
-    number: int
+    name: str
+    title: str
     caption: str
     columns: Sequence[Column]
-    methods: Sequence[str]
-    controls: Sequence[str]
-    cells: Mapping[tuple[str, Column], Cell]
-    command: str
-    notes: Sequence[str]
+    rows: Sequence[Row]
+    notes: Sequence[str] = ()
+    details: Sequence[str] = ()
+    head: str = "Method"
+    data: pd.DataFrame | None = None
 
+    def markdown(self) -> str:
+        """GitHub Markdown, padded so that it also reads well unrendered."""
+        header = [self.head, *(column.name for column in self.columns)]
+        body = [
+            [_emphasised(row.label, row), *(_emphasised(_marked(c), row) for c in row.cells)]
+            for row in self.rows
+        ]
+        notes = [*self.notes, *self.details]
+        return markdown_grid(f"**{self.title}.** {self.caption}", [header, *body], notes)
 
-def markdown(table: Table) -> str:
-    """Write the table as GitHub Markdown, padded so that it also reads well unrendered."""
+    def latex(self) -> str:
+        """A LaTeX file that compiles alone, and where it is pasted or read by ``input``.
 
-    def draw(cell: Cell | None) -> str:
-        if cell is None:
-            return "–"
-        number = f"**{cell.number}**" if cell.best else cell.number
-        return f"{number} {cell.remark}".strip()
+        The details are comments in it.
+        """
+        details = [f"% {' '.join(detail.split())}" for detail in self.details]
+        return "\n".join([_ALONE, *details, *_floats(self), r"\maskbenchend", ""])
 
-    header = ["Method", *(f"{column.data}: {column.heading}" for column in table.columns)]
-    body = []
-    for label in [*table.methods, *table.controls]:
-        row = [label, *(draw(table.cells.get((label, column))) for column in table.columns)]
-        body.append([f"*{text}*" for text in row] if label in table.controls else row)
-    notes = [f"Command: `{table.command}`", *table.notes]
-    caption = f"**Table {table.number}.** {table.caption}"
-    return markdown_grid(caption, [header, *body], notes)
+    def csv(self) -> str:
+        """The numbers behind it, or what it shows."""
+        return self.frame().to_csv(index=False, lineterminator="\n")
+
+    def frame(self) -> pd.DataFrame:
+        """The numbers behind it, or what it shows."""
+        if self.data is not None:
+            return self.data
+        names = [self.head, *(column.name for column in self.columns)]
+        return pd.DataFrame(
+            [[row.label, *(cell.plain for cell in row.cells)] for row in self.rows], columns=names
+        )
 
 
 def markdown_grid(caption: str, rows: Sequence[Sequence[str]], notes: Sequence[str]) -> str:
     """Write cells, of which the first row is the header, between a caption and notes."""
-    padded = [[text.replace("|", r"\|") for text in row] for row in rows]
+    padded = [[" ".join(text.replace("|", r"\|").split()) for text in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*padded, strict=True)]
     padded.insert(1, ["-" * width for width in widths])
     grid = ["| " + " | ".join(map(str.ljust, row, widths)) + " |" for row in padded]
     return "\n".join([caption, "", *grid, "", *(f"- {note}" for note in notes), ""])
 
 
-def latex(table: Table) -> str:
-    """Write the table as a LaTeX float that needs no package but booktabs."""
+def _marked(cell: Cell) -> str:
+    number = {"best": f"**{cell.text}**", "tied": f"<u>{cell.text}</u>"}.get(cell.mark, cell.text)
+    return f"{number} {cell.remark}".strip() or "–"
 
-    def draw(cell: Cell | None) -> str:
-        if cell is None:
-            return "--"
-        number = rf"\textbf{{{escape(cell.number)}}}" if cell.best else escape(cell.number)
-        # The count is small print: full-sized it makes the table wider than a text column.
-        return rf"{number} {{\scriptsize {escape(cell.remark)}}}".strip()
 
-    def row(label: str) -> str:
-        cells = (draw(table.cells.get((label, column))) for column in table.columns)
-        return " & ".join([escape(label), *cells]) + r" \\"
+def _emphasised(text: str, row: Row) -> str:
+    return f"*{text}*" if row.block == "controls" and text else text
 
+
+# In a document that has begun, \@nodocument means nothing, and nothing but the table is left of it.
+_ALONE = r"""% Compiles alone; in an article, paste it or \input it, with \usepackage{booktabs}.
+\expandafter\ifx\csname @nodocument\endcsname\relax
+  \def\maskbenchbegin{}\def\maskbenchend{}
+\else
+  \documentclass{article}
+  \usepackage{booktabs}
+  \usepackage[margin=2cm]{geometry}
+  \def\maskbenchbegin{\begin{document}}\def\maskbenchend{\end{document}}
+\fi
+\maskbenchbegin"""
+_ROWS = 40  # of a float: more do not fit on a page
+
+
+def _floats(table: Table) -> Iterator[str]:
+    """The lines of as many floats as the rows need; the notes are below the last one."""
+    parts = [table.rows[k : k + _ROWS] for k in range(0, max(len(table.rows), 1), _ROWS)]
+    for number, rows in enumerate(parts):
+        continued = " (continued)" if number else ""
+        label = f"tab:{table.name}" + (f"-{number + 1}" if number else "")
+        yield from (
+            r"\begin{table}[t]",
+            r"\centering",
+            rf"\caption{{{escape(table.caption if not number else table.title + continued)}}}",
+            rf"\label{{{label}}}",
+            r"\smallskip",
+            r"\footnotesize\setlength{\tabcolsep}{4pt}",
+        )
+        yield from _tabular(table, rows)
+        if table.notes and number + 1 == len(parts):
+            yield from (
+                r"\par\smallskip",
+                r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
+                "\n\n".join(map(_note, table.notes)),  # an empty line starts a paragraph
+                r"\end{minipage}",
+            )
+        yield r"\end{table}"
+
+
+def _tabular(table: Table, rows: Sequence[Row]) -> Iterator[str]:
     heads, rules, start = [], [], 2
-    for data, group in groupby(table.columns, key=lambda column: column.data):
-        end = start + len(list(group)) - 1
-        heads.append(rf"\multicolumn{{{end - start + 1}}}{{c}}{{{escape(data)}}}")
-        rules.append(rf"\cmidrule(lr){{{start}-{end}}}")
+    for group, members in groupby(table.columns, key=lambda column: column.group):
+        end = start + len(list(members)) - 1
+        heads.append(rf"\multicolumn{{{end - start + 1}}}{{c}}{{{escape(group)}}}")
+        rules += [rf"\cmidrule(lr){{{start}-{end}}}"] if group else []
         start = end + 1
-    blocks = [[row(label) for label in labels] for labels in (table.methods, table.controls)]
-    # A command has few spaces, so it may also break after a comma or a slash.
-    command = re.sub(r"([,/])", r"\1\\allowbreak{}", escape(table.command))
-    notes = [rf"Command: \texttt{{{command}}}", *map(escape, table.notes)]
-    lines = [
-        r"% needs \usepackage{booktabs}",
-        r"\begin{table}[t]",
-        r"\centering",
-        rf"\caption{{{escape(table.caption)}}}",
-        rf"\label{{tab:table{table.number}}}",
-        r"\smallskip",
-        r"\footnotesize\setlength{\tabcolsep}{4pt}",
-        rf"\begin{{tabular}}{{@{{}}l{'c' * len(table.columns)}@{{}}}}",
-        r"\toprule",
-        " & ".join(["", *heads]).strip() + r" \\",
-        " ".join(rules),
-        " & ".join(["Method", *(escape(column.heading) for column in table.columns)]) + r" \\",
-        *(line for block in blocks if block for line in (r"\midrule", *block)),
-        r"\bottomrule",
-        r"\end{tabular}",
-        r"\par\smallskip",
-        r"\begin{minipage}{\linewidth}\footnotesize\raggedright",
-        "\n\n".join(notes),  # an empty line starts a paragraph
-        r"\end{minipage}",
-        r"\end{table}",
-        "",
-    ]
-    return "\n".join(lines)
+    yield rf"\begin{{tabular}}{{@{{}}l{'c' * len(table.columns)}@{{}}}}"
+    yield r"\toprule"
+    if rules:
+        yield " & ".join(["", *heads]).strip() + r" \\"
+        yield " ".join(rules)
+    heading = [escape(table.head), *(escape(column.heading) for column in table.columns)]
+    yield " & ".join(heading) + r" \\"
+    for _, block in groupby(rows, key=lambda row: row.block):
+        yield r"\midrule"
+        yield from map(_row, block)
+    yield r"\bottomrule"
+    yield r"\end{tabular}"
+
+
+def _row(row: Row) -> str:
+    return " & ".join([escape(row.label), *map(_drawn, row.cells)]) + r" \\"
+
+
+def _drawn(cell: Cell) -> str:
+    text = escape(cell.text)
+    number = {"best": rf"\textbf{{{text}}}", "tied": rf"\underline{{{text}}}"}.get(cell.mark, text)
+    # The count is small print: full-sized it makes the table wider than a text column.
+    remark = rf"{{\scriptsize {escape(cell.remark)}}}" if cell.remark else ""
+    return f"{number} {remark}".strip() or "--"
+
+
+def _note(note: str) -> str:
+    """A note; code in it, in backticks, has few spaces and may break after a comma or slash too."""
+    parts = re.split(r"`([^`]*)`", note)
+    code = [re.sub(r"([,/])", r"\1\\allowbreak{}", escape(part)) for part in parts[1::2]]
+    words = [escape(part) for part in parts[0::2]]
+    pairs = zip(words, (*(rf"\texttt{{{part}}}" for part in code), ""), strict=True)
+    return "".join(word + part for word, part in pairs)
 
 
 _SPECIAL = str.maketrans(

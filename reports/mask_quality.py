@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from benchmark.mask_metrics import (
     mask_statistics,
     with_controls,
 )
-from reports.markup import markdown_grid
+from reports.markup import Cell, Column, Row, Table
 from reports.mask_runs import Configuration, origin
 from reports.masked_run import MaskedRun
 
@@ -54,8 +55,14 @@ _STATISTICS_NOTE = (
 )
 
 
-def measure(configurations: Iterable[Configuration]) -> pd.DataFrame:
+def measure(
+    configurations: Iterable[Configuration], known: Mapping[Path, Mapping[str, float]] | None = None
+) -> pd.DataFrame:
     """One row per run with its scores, controls and statistics; no object scores without objects.
+
+    Args:
+        configurations: runs with masks.
+        known: scores and controls by run folder, as shares, where a task has found them already.
 
     Raises:
         ValueError: naming a file that is broken.
@@ -75,7 +82,7 @@ def measure(configurations: Iterable[Configuration]) -> pd.DataFrame:
                     "hash8": run.hash8,
                     "seed": run.seed,
                     "commit": masked.commit(),
-                    **_figures(masked),
+                    **_figures(masked, (known or {}).get(run.folder)),
                 }
             )
     return pd.DataFrame(rows)
@@ -117,12 +124,9 @@ def write_quality(configurations: Sequence[Configuration], out: Path) -> list[Pa
         ValueError: naming a file that is broken.
     """
     summary = summarise(measure(configurations))
-    parts = []
-    for data, lines in summary.groupby("data", sort=False):
-        own = [configuration for configuration in configurations if configuration.data == data]
-        parts.append(_section(str(data), lines, origin(own)))
+    tables = quality_tables(summary, configurations)
     texts = {
-        out / "quality.md": "\n".join(parts),
+        out / "quality.md": "\n".join(table.markdown() for table in tables),
         out / "quality.csv": summary.to_csv(index=False, lineterminator="\n"),
     }
     for path, text in texts.items():
@@ -130,40 +134,61 @@ def write_quality(configurations: Sequence[Configuration], out: Path) -> list[Pa
     return list(texts)
 
 
-def _figures(masked: MaskedRun) -> dict[str, float]:
+def quality_tables(summary: pd.DataFrame, configurations: Sequence[Configuration]) -> list[Table]:
+    """A table for each data set.
+
+    Args:
+        summary: as `summarise` makes it.
+        configurations: that it is of.
+    """
+    tables = []
+    for data, lines in summary.groupby("data", sort=False):
+        own = [configuration for configuration in configurations if configuration.data == data]
+        tables.append(_table(str(data), lines, own))
+    return tables
+
+
+def _figures(masked: MaskedRun, known: Mapping[str, float] | None) -> dict[str, float]:
     file = masked.mask_file()
     images, slots = file.masks.shape[:2]
     found = {"images": images, "slots": slots, **mask_statistics(file.masks)}
     found["empty"] = empty_share(masked.lines(), slots)
-    if file.segments is not None:
+    if known is not None:
+        found |= known
+    elif file.segments is not None:
         found |= with_controls(file.masks, file.segments)
     return found
 
 
-def _section(data: str, lines: pd.DataFrame, where: str) -> str:
-    """One data set's table as Markdown."""
+def _table(data: str, lines: pd.DataFrame, configurations: Sequence[Configuration]) -> Table:
     scores = {s: heading for s, heading in HEADINGS.items() if _known(lines, f"{s}_mean").any()}
-    header = ["Method", "n", *scores.values(), "Area", "Overlap", "Binary", "Empty slots"]
-    body = [
-        [
-            line["label"],
-            str(line["n"]),
-            *(_score(line, score) for score in scores),
-            _areas(line),
-            _percent(line, "overlap"),
-            _percent(line, "binary"),
-            _empty(line),
-        ]
+    names = ["n", *scores.values(), "Area", "Overlap", "Binary", "Empty slots"]
+    runs = {c.label: tuple(str(m.run.folder) for m in c.runs) for c in configurations}
+    rows = [
+        Row(
+            str(line["label"]),
+            [
+                Cell(str(line["n"]), value=line["n"], runs=runs.get(str(line["label"]), ())),
+                *(_score(line, score) for score in scores),
+                Cell(_areas(line)),
+                _percent(line, "overlap"),
+                _percent(line, "binary"),
+                Cell(_empty(line), value=line["empty_mean"]),
+            ],
+        )
         for line in lines.to_dict("records")
     ]
     images = sorted({int(count) for count in lines["images"]})
-    caption = (
-        f"**Masks on {data}.** What trained methods hide of "
-        f"{' or '.join(map(str, images))} test images: mean ± sample standard deviation over n "
-        f"seeds ({where})."
+    return Table(
+        name=f"masks_{data}",
+        title=f"Masks on {data}",
+        caption=f"What trained methods hide of {' or '.join(map(str, images))} test images: mean "
+        f"± sample standard deviation over n seeds ({origin(configurations)}).",
+        columns=[Column(name) for name in names],
+        rows=rows,
+        notes=[*(_SCORES_NOTE if scores else [_NO_SCORES_NOTE]), *_STATISTICS_NOTE],
+        data=lines,
     )
-    notes = [*(_SCORES_NOTE if scores else [_NO_SCORES_NOTE]), *_STATISTICS_NOTE]
-    return markdown_grid(caption, [header, *body], notes)
 
 
 def _spread(seeds: pd.DataFrame, name: str) -> dict[Hashable, float]:
@@ -174,25 +199,26 @@ def _known(lines: pd.DataFrame, column: str) -> "pd.Series[bool]":
     return lines[column].notna() if column in lines else pd.Series(False, index=lines.index)
 
 
-def _percent(line: Line, figure: str) -> str:
+def _percent(line: Line, figure: str) -> Cell:
     mean, std = line[f"{figure}_mean"], line[f"{figure}_std"]
     if np.isnan(mean):
-        return "–"
-    return _shown(mean) if np.isnan(std) else f"{_shown(mean)} ± {_shown(std)}"
+        return Cell()
+    text = _shown(mean) if np.isnan(std) else f"{_shown(mean)} ± {_shown(std)}"
+    return Cell(text, value=100 * mean)
 
 
 def _shown(share: float) -> str:
     return f"{round(100 * share, 1) + 0.0:.1f}"  # + 0.0: no minus before a zero
 
 
-def _score(line: Line, score: str) -> str:
+def _score(line: Line, score: str) -> Cell:
     own = _percent(line, score)
-    if own == "–":
+    if not own.text:
         return own
-    if line[f"{score}_above"] == line["n"]:
-        own = f"**{own}**"
     controls = (line[f"{score}_{control}_mean"] for control in CONTROLS)
-    return f"{own} ({', '.join(map(_shown, controls))})"
+    above = line[f"{score}_above"] == line["n"]
+    remark = f"({', '.join(map(_shown, controls))})"
+    return replace(own, remark=remark, mark="best" if above else "")
 
 
 def _areas(line: Line) -> str:

@@ -5,22 +5,13 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-from reports.collect import row_labels
+from benchmark.runs import Run
+from reports.labels import differences, row_labels
 from reports.masked_run import FILE, MaskedRun, read_run
-
-# Keys of config.yaml that cannot tell configurations apart: they change no encoder, or the label
-# or another key says the same.
-_SAME = frozenset(
-    (
-        "run", "seed", "eval_seed", "tasks", "controls", "probe", "device", "jobs", "runs_dir",
-        "log_every_steps", "log_limits", "checkpoint_every_seconds", "mask_net",
-    )
-)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -71,6 +62,28 @@ def find(folders: Sequence[Path]) -> Found:
         configuration
         for _, groups in sorted(by_data.items())
         for configuration in _configurations(list(groups.values()))
+    ]
+    return Found(configurations, problems)
+
+
+def of_runs(runs: Iterable[Run], labels: Mapping[str, str]) -> Found:
+    """The configurations with masks among runs, in their order.
+
+    Args:
+        runs: each once.
+        labels: by hash8.
+    """
+    groups: dict[str, list[MaskedRun]] = defaultdict(list)
+    problems = []
+    for run in runs:
+        if (run.folder / FILE).exists() and run.hash8 in labels:
+            try:
+                groups[run.hash8].append(read_run(run.folder))
+            except (ValueError, OSError) as error:
+                problems.append(str(error))
+    configurations = [
+        Configuration(labels[h], tuple(sorted(group, key=lambda masked: masked.run.seed)))
+        for h, group in groups.items()
     ]
     return Found(configurations, problems)
 
@@ -137,7 +150,7 @@ def _configurations(groups: Sequence[Sequence[MaskedRun]]) -> list[Configuration
     labels = {}
     for name in dict.fromkeys(names.values()):
         alike = [first for first in firsts if names[first.run.hash8] == name]
-        for first, differs in zip(alike, _differences([a.config for a in alike]), strict=True):
+        for first, differs in zip(alike, differences([a.config for a in alike]), strict=True):
             labels[first.run.hash8] = f"{name} {differs}".strip()
     used = Counter(labels.values())
     named = [
@@ -155,45 +168,3 @@ def _by_number(label: str) -> list[tuple[float, str]]:
     """A key that sorts weight=3 before weight=10."""
     parts = re.split(r"(\d+(?:\.\d+)?)", label)
     return [(float(part), "") if part[:1].isdigit() else (-1.0, part) for part in parts]
-
-
-def _differences(configs: Sequence[Mapping[str, Any]]) -> list[str]:
-    """What of each configuration is not the same in all: "budget=0.1 epochs=5".
-
-    Keys that vary together, as one that refers to another does, count once.
-    """
-    flat = [_flat(config) for config in configs]
-    varying: dict[tuple[str, ...], str] = {}
-    for key in dict.fromkeys(key for one in flat for key in one):
-        values = tuple(str(one.get(key, "")) for one in flat)
-        if len(set(values)) > 1:
-            varying.setdefault(values, key)
-    return [
-        " ".join(
-            f"{key.removeprefix('method.')}={_shown(one[key])}"
-            for key in varying.values()
-            if key in one
-        )
-        for one in flat
-    ]
-
-
-def _shown(value: Any) -> str:
-    return f"{value:.0f}" if isinstance(value, float) and value.is_integer() else str(value)
-
-
-def _flat(config: Mapping[str, Any]) -> dict[str, Any]:
-    """Dotted keys, those of the method first."""
-    found: dict[str, Any] = {}
-
-    def add(prefix: str, value: Any) -> None:
-        if isinstance(value, Mapping):
-            for key, inner in value.items():
-                add(f"{prefix}.{key}", inner)
-        else:
-            found[prefix] = value
-
-    for key in sorted(config, key=lambda key: key != "method"):
-        if key not in _SAME:
-            add(key, config[key])
-    return found

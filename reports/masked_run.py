@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypedDict
@@ -11,27 +11,12 @@ import numpy as np
 from jaxtyping import UInt8
 
 from benchmark.array_file import read_arrays
-from benchmark.files import parsed_json, read_json
+from benchmark.files import read_json
 from benchmark.runs import Run, read_config
 from benchmark.type_check import misfit
+from reports.training_log import read_log
 
 FILE = Path("masks") / "test.npz"
-
-
-class _Step(TypedDict):
-    epoch: int
-    step: int
-
-
-class _Line(_Step, total=False):
-    """What is read of a line of metrics.jsonl; its lists have an item per slot."""
-
-    slot_area: list[float]
-    slot_binary: list[float]
-    slot_budget: list[float]
-    slot_loss: list[float]
-    unmasked_loss: float
-    blank_loss: float
 
 
 class _Commit(TypedDict, total=False):
@@ -86,15 +71,7 @@ class MaskedRun:
         Raises:
             ValueError: naming the file, if it is broken.
         """
-        path = self.run.folder / "metrics.jsonl"
-        if not path.exists():
-            return []
-        try:
-            lines: list[Any] = [parsed_json(line) for line in path.read_text("utf-8").splitlines()]
-            if fault := misfit(lines, list[_Line], "lines") or _uneven(lines):
-                raise ValueError(fault)
-        except ValueError as error:
-            raise ValueError(f"{path} is broken ({error}); train that run again") from error
+        lines = read_log(self.run.folder, None)
         if self.config.get("unmasked_pair"):
             return [{**line, "slot_loss": line.get("slot_loss", [])[:-1]} for line in lines]
         return lines
@@ -132,14 +109,6 @@ def read_run(folder: Path) -> MaskedRun:
     masked.lines()
     masked.commit()
     return masked
-
-
-def _uneven(lines: Sequence[_Line]) -> str | None:
-    """The list of the lines that is not equally long in all of them."""
-    for key in ("slot_area", "slot_binary", "slot_budget", "slot_loss"):
-        if len({len(line[key]) for line in lines if key in line}) > 1:
-            return f"{key} is not equally long in all lines"
-    return None
 
 
 def _broken(path: Path, why: str) -> ValueError:

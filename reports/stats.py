@@ -14,9 +14,7 @@ from functools import cache
 from typing import Literal
 
 import numpy as np
-from scipy import stats
-from statsmodels.stats.multitest import multipletests
-from statsmodels.stats.power import TTestPower
+from scipy import special, stats
 
 Test = Literal["t", "sign-flip"]
 Values = Sequence[float]
@@ -35,11 +33,9 @@ def t_interval(values: Values, level: float = LEVEL) -> tuple[float, float]:
     """Student's t interval of a mean; NaN from fewer than two values."""
     if len(values) < 2:
         return math.nan, math.nan
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    if error == 0:  # where scipy has NaN
-        return mean, mean
-    low, high = stats.t.interval(level, len(values) - 1, loc=mean, scale=error)
-    return float(low), float(high)
+    mean, error = float(np.mean(values)), float(np.std(values, ddof=1)) / math.sqrt(len(values))
+    half = error * float(special.stdtrit(len(values) - 1, (1 + level) / 2))
+    return mean - half, mean + half
 
 
 @dataclass(frozen=True)
@@ -54,8 +50,6 @@ class Comparison:
         p_sign_flip: of the test that flips the signs of differences, two-sided.
         effect: Cohen's d of the differences, with Hedges' correction; infinite without noise, NaN
             with fewer than three seeds.
-        seeds_needed: for a power of 0.8 at a level of 0.05, if the difference and its noise are as
-            seen; None without an effect, or beyond ``MOST_SEEDS``.
     """
 
     n: int
@@ -65,7 +59,11 @@ class Comparison:
     p_t: float
     p_sign_flip: float
     effect: float
-    seeds_needed: int | None
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """How many would decide, if the difference and its noise are as seen."""
+        return seeds_needed(self.effect)
 
     def p(self, test: Test) -> float:
         """Of one of the two tests."""
@@ -84,7 +82,6 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
     n = len(differences)
     mean = float(differences.mean()) if n else math.nan
     low, high = t_interval(differences.tolist())
-    effect = _effect(differences)
     return Comparison(
         n,
         mean,
@@ -92,8 +89,7 @@ def compare(a: Mapping[int, float], b: Mapping[int, float]) -> Comparison:
         high,
         p_t=_paired_t(differences),
         p_sign_flip=sign_flip(differences.tolist()),
-        effect=effect,
-        seeds_needed=seeds_needed(effect),
+        effect=_effect(differences),
     )
 
 
@@ -106,11 +102,12 @@ def lowest_p(n: int, test: Test) -> float:
 
 def holm(p_values: Values) -> list[float]:
     """Adjust p-values of a family of tests by Holm's step-down method; NaN counts for none."""
-    adjusted = np.full(len(p_values), math.nan)
-    known = ~np.isnan(np.asarray(p_values, dtype=float))
-    if known.any():
-        adjusted[known] = multipletests(np.asarray(p_values)[known], method="holm")[1]
-    return [float(p) for p in adjusted]
+    known = [k for k, p in enumerate(p_values) if not math.isnan(p)]
+    adjusted, highest = [math.nan] * len(p_values), 0.0
+    for number, k in enumerate(sorted(known, key=lambda k: p_values[k])):
+        highest = max(highest, min(1.0, (len(known) - number) * p_values[k]))
+        adjusted[k] = highest
+    return adjusted
 
 
 def sign_flip(differences: Values) -> float:
@@ -135,15 +132,25 @@ def sign_flip(differences: Values) -> float:
 
 
 def seeds_needed(effect: float) -> int | None:
-    """Seeds with which a paired t test finds an effect with ``POWER`` at ``ALPHA``."""
+    """Seeds with which a paired t test finds an effect with ``POWER`` at ``ALPHA``.
+
+    None for no effect, and for one that takes more than ``MOST_SEEDS``.
+    """
     if math.isnan(effect) or effect == 0:
         return None
     size = min(abs(effect), _LARGEST_EFFECT)
     tried = range(2, MOST_SEEDS + 1)
-    power = TTestPower().power
     # Not a number is what scipy gives for a power of about 1.
-    found = bisect_left(tried, True, key=lambda n: not power(size, n, ALPHA) < POWER)
+    found = bisect_left(tried, True, key=lambda n: not power(size, n) < POWER)
     return tried[found] if found < len(tried) else None
+
+
+def power(effect: float, n: int) -> float:
+    """The probability that a paired t test of n seeds finds an effect (Cohen's d) at ``ALPHA``."""
+    freedom, shift = n - 1, effect * math.sqrt(n)
+    critical = special.stdtrit(freedom, 1 - ALPHA / 2)
+    below = special.nctdtr(freedom, shift, [-critical, critical])
+    return float(1 - below[1] + below[0])
 
 
 @dataclass(frozen=True)
@@ -187,7 +194,9 @@ def _paired_t(differences: np.ndarray) -> float:
         return math.nan
     if np.ptp(differences) == 0:  # where scipy divides by zero
         return 1.0 if differences[0] == 0 else 0.0
-    return float(stats.ttest_1samp(differences, 0.0).pvalue)
+    n = len(differences)
+    t = float(differences.mean() / differences.std(ddof=1)) * math.sqrt(n)
+    return 2 * float(special.stdtr(n - 1, -abs(t)))
 
 
 def _effect(differences: np.ndarray) -> float:

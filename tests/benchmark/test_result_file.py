@@ -112,6 +112,10 @@ def test_per_image_fault__names_what_is_wrong(arrays: Arrays, says: str) -> None
     assert says in fault
 
 
+def read(path: Path, result: Result) -> Arrays:
+    return read_per_image(path, result["per_image"], next(iter(result["metrics"].values())))
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "knn-scenes-01234567" / "seed3.json"
@@ -135,24 +139,19 @@ def whole(path: Path, form: Callable[[], Arrays]) -> Result:
 
 @pytest.mark.parametrize("form", FORMS)
 def test_read_per_image__what_was_written(form: Callable[[], Arrays], path: Path) -> None:
-    arrays = read_per_image(path, whole(path, form))
-    assert arrays is not None
+    arrays = read(path, whole(path, form))
     assert arrays.keys() == form().keys()
     for name, array in form().items():
         assert array.dtype == arrays[name].dtype
         assert (array == arrays[name]).all()
 
 
-def test_read_per_image__results_of_earlier_versions_have_none(path: Path) -> None:
-    assert read_per_image(path, cast("Result", {"metrics": {"accuracy": 50.0}})) is None
-
-
 def refused(path: Path, result: Result) -> str:
     """What is said of arrays, after the name of their file."""
     with pytest.raises(ValueError, match=rf"^{path.parent}/.*; delete {path} to have the task"):
-        read_per_image(path, result)
+        read(path, result)
     try:
-        read_per_image(path, result)
+        read(path, result)
     except ValueError as error:
         return str(error)
     raise AssertionError

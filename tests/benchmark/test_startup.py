@@ -13,7 +13,7 @@ from PIL import Image
 ROOT = Path(__file__).parents[2]
 TORCH = {"torch", "torchvision"}
 SLOW = {"matplotlib", "pandas", "scipy", "seaborn", "skimage", "sklearn", "submitit", "timm"}
-SLOW |= {"torchmetrics"}
+SLOW |= {"torchmetrics", "tensorboard", "wandb"}
 
 # Prints, after what the code itself prints, which of the modules named above are imported.
 NOTE = f"""

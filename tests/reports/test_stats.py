@@ -4,6 +4,7 @@ from collections.abc import Sequence
 import numpy as np
 import pytest
 from scipy import stats as scipy_stats
+from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 from statsmodels.stats.weightstats import DescrStatsW
 
@@ -14,6 +15,7 @@ from reports.stats import (
     holm,
     lowest_p,
     noise,
+    power,
     seeds_needed,
     sign_flip,
     t_interval,
@@ -111,6 +113,12 @@ def test_lowest_p__one_seed_rejects_nothing() -> None:
     assert lowest_p(2, "t") == 0.0
 
 
+@pytest.mark.parametrize("n", [1, 2, 5, 30])
+def test_holm__equals_statsmodels(n: int) -> None:
+    p_values = np.random.default_rng(n).uniform(0, 0.2, n).tolist()
+    assert holm(p_values) == pytest.approx(multipletests(p_values, method="holm")[1].tolist())
+
+
 def test_holm__worked_example() -> None:
     # Sorted .01 .02 .03 .04 times 4 3 2 1, then never smaller than the one before.
     assert holm([0.04, 0.01, 0.03, 0.02]) == pytest.approx([0.06, 0.04, 0.06, 0.06])
@@ -120,8 +128,13 @@ def test_holm__worked_example() -> None:
     assert holm([]) == []
 
 
+@pytest.mark.parametrize(("effect", "n"), [(0.3, 10), (0.8, 3), (2.0, 2), (5.0, 4), (0.05, 900)])
+def test_power__equals_statsmodels(effect: float, n: int) -> None:
+    assert power(effect, n) == pytest.approx(TTestPower().power(effect, n, 0.05))
+
+
 @pytest.mark.parametrize("effect", [0.2, 0.8, 2.0, -2.0, 5.0])
-def test_seeds_needed__equals_statsmodels(effect: float) -> None:
+def test_seeds_needed__is_the_first_that_is_enough(effect: float) -> None:
     found = seeds_needed(effect)
     assert found is not None
     enough, fewer = (TTestPower().power(abs(effect), n, 0.05) for n in (found, found - 1))

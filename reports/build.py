@@ -1,0 +1,125 @@
+"""The command line: every table, figure and page that run folders have something for.
+
+    python reports/build.py runs --out report
+
+Reads results, whoever made them; trains and changes nothing in the run folders.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shlex
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmark.errors import UserError
+from benchmark.lock import exclusive
+from benchmark.runs import Run
+from reports.assemble import assemble
+from reports.collect import collect
+from reports.found import find
+from reports.labels import Config
+from reports.page import write_page
+from reports.report import Report
+from reports.stats import TESTS, Test
+from reports.write import keep_only, write_tables
+
+
+@dataclass(frozen=True)
+class Built:
+    """What became of a report.
+
+    Attributes:
+        report: that was written.
+        paths: of the files.
+    """
+
+    report: Report
+    paths: list[Path]
+
+    def terminal_text(self) -> str:
+        """The tables that are read first, as Markdown."""
+        first = next(iter(self.report.sections), None)
+        return "" if first is None else "\n".join(table.markdown() for table in first.tables)
+
+
+def build(
+    runs: Sequence[Run],
+    configs: Mapping[str, Config],
+    out: Path,
+    *,
+    command: str,
+    commit: str | None,
+    left_out: Sequence[str] = (),
+    test: Test = "t",
+    page: bool = True,
+) -> Built:
+    """Write the report of some runs.
+
+    Args:
+        runs: with their tasks; what has not finished is said in the cells.
+        configs: resolved configurations by hash8, as far as known.
+        out: folder for the files.
+        command: command line that makes it.
+        commit: of the code that makes it, if known.
+        left_out: what else lies in the folders, in sentences.
+        test: see `reports.score_tables.score_tables`.
+        page: whether figures and the HTML page are wanted too, which take seconds.
+    """
+    with exclusive(out, lambda owner: print(f"{out}: waiting for {owner}", file=sys.stderr)):
+        report = assemble(
+            collect(runs, configs),
+            runs,
+            configs,
+            figures=out / "figures" if page else None,
+            left_out=left_out,
+            command=command,
+            commit=commit,
+            test=test,
+        )
+        paths = write_tables(report, out)
+        if page:
+            pictures = [picture for section in report.sections for picture in section.pictures]
+            paths += [p.png.with_suffix(kind) for p in pictures for kind in (".png", ".pdf")]
+            paths.append(write_page(report, out / "report.html"))
+        keep_only(out, paths)
+    return Built(report, paths)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Entry point; returns the exit status: 0, 1 if something is left out, 2 for a mistake."""
+    parser = argparse.ArgumentParser(
+        prog="reports/build.py", description="Tables, figures and an HTML page of runs."
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folder with runs")
+    parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the files")
+    parser.add_argument("--test", choices=TESTS, default="t", help="paired, over shared seeds")
+    arguments = sys.argv[1:] if arguments is None else list(arguments)
+    options = parser.parse_args(arguments)
+    from benchmark.provenance import git_state
+
+    try:
+        found = find(options.runs)
+        built = build(
+            found.runs,
+            found.configs,
+            options.out,
+            command=shlex.join(["python", "reports/build.py", *arguments]),
+            commit=git_state()[0],
+            left_out=found.left_out,
+            test=options.test,
+        )
+    except (UserError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(built.terminal_text())
+    for problem in built.report.left_out:
+        print(f"left out: {problem}", file=sys.stderr)
+    print(f"report: {len(built.paths)} files in {options.out}")
+    return 1 if built.report.left_out else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""Which figures a report has: drawn, written, and told in words for who cannot see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmark.mask_metrics import slot_overlap
+from reports.ablation_plots import plot_ablation
+from reports.ablations import varied_alone
+from reports.entrants import Entrant
+from reports.figures import save, themed
+from reports.mask_curves import write_curves
+from reports.mask_gallery import write_galleries
+from reports.mask_runs import Configuration
+from reports.report import Picture
+from reports.score_plots import plot_compute, plot_points
+from reports.training_plots import plot_curves, plot_overlap
+
+Pictures = dict[str, list[Picture]]  # by the section that they are in
+
+
+def draw(
+    frame: pd.DataFrame,
+    entrants: Mapping[str, Entrant],
+    masks: Sequence[Configuration],
+    folder: Path,
+) -> Pictures:
+    """Draw all that there is something for, each as PNG and PDF.
+
+    Args:
+        frame: as `reports.collect.collect` makes it.
+        entrants: by hash8.
+        masks: configurations that left masks.
+        folder: for the files.
+
+    Raises:
+        ValueError: naming a file that is broken.
+    """
+    pictures: Pictures = {}
+
+    def add(section: str, name: str, title: str, text: str, figure: Figure | None) -> None:
+        if figure is not None:
+            save(figure, folder / f"{name}.png")
+            pictures.setdefault(section, []).append(Picture(title, text, folder / f"{name}.png"))
+
+    scored = frame[frame["main"] & (frame["status"] == "ok")]
+    if not scored.empty:
+        text = (
+            "A panel for each evaluation with a row for each method. Table 1 and 2 have the means."
+        )
+        title = "Every seed: points are seeds, bars 95% t intervals of the mean"
+        add("Scores", "points", title, text, plot_points(scored))
+    title = "Online probe and loss over training: mean over seeds, from the lowest to the highest"
+    add("Training", "training", title, _listed(entrants), plot_curves(entrants))
+    title = "Scores against the operations of pretraining; dotted, what nothing as cheap exceeds"
+    text = "A panel for each evaluation. The numbers are in the table of costs and Tables 1 and 2."
+    add("Cost", "compute", title, text, plot_compute(scored, entrants))
+    for key, groups in varied_alone(entrants.values()).items():
+        title, text = f"Scores over {key}", f"The table of the ablation of {key} has the numbers."
+        figure = plot_ablation(scored, key, groups)
+        add("Ablations", f"ablation_{key.replace('.', '_')}", title, text, figure)
+    pictures |= _of_masks(masks, folder)
+    return pictures
+
+
+def _of_masks(masks: Sequence[Configuration], folder: Path) -> Pictures:
+    if not masks:
+        return {}
+    names = ", ".join(one.label for one in masks)
+    found = [
+        Picture(
+            f"What each slot hides of the same images: {names}" if len(masks) <= 6 else "Masks",
+            f"Rows of masks, white where hidden, and of what remains, for {names}.",
+            path,
+        )
+        for path in write_galleries(masks, folder)
+    ]
+    found += [
+        Picture(
+            "Slots over training: area against budget, share of binary pixels, loss added",
+            f"Curves of each slot and seed for {names}; the tables of masks have the last values.",
+            path,
+        )
+        for path in write_curves(masks, folder)
+    ]
+    overlaps = dict(_overlaps(masks))
+    if overlaps:
+        path = folder / "overlap.png"
+        with themed():
+            save(plot_overlap(overlaps), path)
+        text = "; ".join(f"{label}: {_told(overlap)}" for label, overlap in overlaps.items())
+        found.append(Picture("Overlap of slots, mean cosine of the masks of an image", text, path))
+    return {"Masks": found}
+
+
+def _overlaps(masks: Sequence[Configuration]) -> Iterator[tuple[str, np.ndarray]]:
+    for one in masks[:15]:
+        found = slot_overlap(one.first.mask_file().masks)
+        if len(found) > 1:
+            yield one.label, found
+
+
+def _told(overlap: np.ndarray) -> str:
+    others = overlap[~np.eye(len(overlap), dtype=bool)]
+    return f"{others.mean():.2f} on average, at most {others.max():.2f}"
+
+
+def _listed(entrants: Mapping[str, Entrant]) -> str:
+    return f"Curves of {', '.join(one.label for one in list(entrants.values())[:10])}."
