@@ -179,6 +179,7 @@ class Config:
     log_limits: bool = MISSING
     checkpoint_every_seconds: float = MISSING
     mask_snapshots: int = MISSING
+    figures: bool = MISSING
     tensorboard: bool = MISSING
     wandb: WandbConfig = field(default_factory=WandbConfig)
 

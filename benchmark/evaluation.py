@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark.checkout import git_state
 from benchmark.contracts import Encoder
 from benchmark.dataset import Dataset
 from benchmark.files import sha256_of, write_atomically, write_json
 from benchmark.hashing import protocol_id
-from benchmark.provenance import git_state
 from benchmark.result_file import (
     PerImage,
     Result,

@@ -12,6 +12,7 @@ import torch
 
 from benchmark import interruption, processes
 from benchmark.build import build_encoder, build_pretraining, build_task, build_trackers
+from benchmark.checkout import git_state
 from benchmark.checkpoint import finished_pretraining, load_encoder, owner_of, save_encoder
 from benchmark.config import Config
 from benchmark.contracts import Encoder
@@ -26,7 +27,7 @@ from benchmark.metrics import NonFiniteLossError
 from benchmark.plan import Planned, Planner
 from benchmark.pretrain import Pretraining
 from benchmark.progress import Emit, Event
-from benchmark.provenance import git_state, note_attempt
+from benchmark.provenance import note_attempt
 from benchmark.record import Report
 from benchmark.resolve import resolve_device
 from benchmark.runs import PlannedTask, Run

@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import os
 import platform
-import subprocess
 import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
-from functools import cache
 from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from benchmark.checkout import git_state
 from benchmark.files import read_json, write_json, write_text
 from benchmark.processes import started
 from benchmark.runs import Run, identity
@@ -25,26 +23,6 @@ if TYPE_CHECKING:
     from benchmark.config import Config
 
 _PACKAGES = ("torch", "torchvision", "timm", "numpy", "scikit-learn", "pillow", "hydra-core")
-
-
-@cache
-def git_state() -> tuple[str | None, bool]:
-    """Commit of the suite's checkout, None outside one; whether tracked files have changes."""
-    here = Path(__file__).resolve().parents[1]
-
-    def git(*arguments: str) -> str | None:
-        try:
-            done = subprocess.run(
-                ["git", "-C", str(here), *arguments], capture_output=True, text=True, check=False
-            )
-        except FileNotFoundError:  # no git on this machine
-            return None
-        return done.stdout.strip() if done.returncode == 0 else None
-
-    if not (here / ".git").exists():  # installed: do not report a repository around it
-        return None, False
-    commit = git("rev-parse", "HEAD")
-    return commit, bool(commit and git("status", "--porcelain", "--untracked-files=no"))
 
 
 def collect(device: str) -> dict[str, Any]:

@@ -142,7 +142,7 @@ def _run(arguments: Sequence[str], options: Namespace) -> int:
             display.console.print("interrupted; the same line goes on from here")
             raise
         finally:
-            succeeded = not first or report(plans, command=command)
+            succeeded = not first or report(plans, command=command, page=options.multirun)
     return 0 if processes.agreed(succeeded) else 1
 
 
@@ -241,13 +241,18 @@ def _refuse_two_protocols(plans: Sequence[Planned]) -> None:
                 )
 
 
-def report(plans: Sequence[Planned], *, command: str) -> bool:
-    """Write and show the tables of the planned runs; returns whether all of these are complete.
+def report(plans: Sequence[Planned], *, command: str, page: bool = True) -> bool:
+    """Write and show the report of the planned runs; returns whether all of these are complete.
 
     Finished runs of the same setting that lie in the run folders join the table. Results that
     cannot be trusted are told, in no table, and count as not complete.
+
+    Args:
+        plans: of the runs.
+        command: that asked for them.
+        page: whether figures and the HTML page are written too, if the configuration wants them.
     """
-    from benchmark.provenance import git_state
+    from benchmark.checkout import git_state
     from reports.assemble import NOT_TABULATED
     from reports.build import build
 
@@ -256,7 +261,14 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
     out = Path(plans[0].cfg.tables_dir)
     try:
         beside = list(finished_beside(runs))
-        built = build([*runs, *beside], configs, out, command=command, commit=git_state()[0])
+        built = build(
+            [*runs, *beside],
+            configs,
+            out,
+            command=command,
+            commit=git_state()[0],
+            page=page and plans[0].cfg.figures,
+        )
     except (ValueError, OSError) as error:
         print(f"error: no tables: {error}", file=sys.stderr)
         return False
@@ -264,7 +276,7 @@ def report(plans: Sequence[Planned], *, command: str) -> bool:
         print(built.terminal_text())
         if beside:
             print(f"with {len(beside)} comparable runs of earlier commands")
-        print(f"tables: {', '.join(str(path) for path in built.paths)}")
+        print(f"tables: {len(built.paths)} files in {out}, of which to read {built.first}")
     for problem in built.report.left_out:
         print(f"error: {problem}", file=sys.stderr)
     if left_out := {run.preset for run in runs} & set(NOT_TABULATED):

@@ -77,15 +77,16 @@ def _line(
     cells: Mapping[tuple[str, Evaluation], Outcome],
     colour: Any,
 ) -> None:
-    xs, means = [], []
+    xs, means, every = [], [], []
     for one in sorted(group, key=lambda one: order.index(one.settings.get(key))):
         cell = cells.get((one.hash8, column))
         if cell is None or not cell.n:
             continue
         value = one.settings.get(key)
         x = float(value) if numeric else order.index(value)  # type: ignore[arg-type]
-        values = list(cell.by_seed.values())
-        axes.plot([x] * len(values), values, "o", color=colour, markersize=3, alpha=0.5)
         xs.append(x)
         means.append(cell.mean)
+        every += [(x, value) for value in cell.by_seed.values()]
+    if every:
+        axes.plot(*zip(*every, strict=True), "o", color=colour, markersize=3, alpha=0.5)
     axes.plot(xs, means, "-", color=colour, linewidth=1.4)

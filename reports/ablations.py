@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -12,7 +13,8 @@ from reports.entrants import Entrant
 from reports.evaluations import Evaluation, evaluations
 from reports.labels import SAME
 from reports.markup import Column, Row, Table
-from reports.outcomes import Outcome, outcomes, rank
+from reports.outcomes import Outcome, Ranking, Rival, Where, outcomes, rank
+from reports.score_notes import underlining
 from reports.score_tables import score_cell
 from reports.stats import Test
 
@@ -31,26 +33,50 @@ def ablation_tables(
     """
     cells = outcomes(frame, "hash8")
     columns = evaluations(frame)
+    used: set[str] = set()
     for key, groups in varied_alone(entrants.values()).items():
-        rows: list[Row] = []
         shown: dict[Evaluation, str] = {
             column: heading
             for column, heading in columns.items()
             if any((one.hash8, column) in cells for group in groups for one in group)
         }
+        if not shown:
+            continue
+        hashes = {one.hash8 for group in groups for one in group}
+        asked = max(cell.asked for (hash8, _), cell in cells.items() if hash8 in hashes)
+        rows: list[Row] = []
+        rivals: dict[str, list[Rival]] = {}
         for number, group in enumerate(groups):
-            rows += _rows(key, group, shown, cells, f"group{number}", test)
-        if shown:
-            yield Table(
-                name=f"ablation_{key.replace('.', '_')}",
-                title=f"Ablation of {key}",
-                caption=f"What {key} does: rows of a block differ in nothing else. Mean ± sample "
-                "standard deviation over seeds, in percent; the best of a block is bold, those "
-                "that are not significantly worse are underlined.",
-                columns=[Column(heading, column.data) for column, heading in shown.items()],
-                rows=rows,
-                head="Setting",
-            )
+            rankings = {column: _ranked(group, column, cells, test) for column in shown}
+            for one in sorted(group, key=lambda one: _order(one.settings.get(key))):
+                # With other blocks beside it the whole label, which tells what they differ in.
+                label = one.label.split(" [")[0] if len(groups) == 1 else one.label
+                row = [
+                    score_cell(cells.get((one.hash8, column)), ranking, one.hash8, asked)
+                    for column, ranking in rankings.items()
+                ]
+                value = f"{key.split('.')[-1]}={one.settings.get(key)}"
+                rows.append(Row(f"{label}, {value}", row, f"group{number}"))
+            for column, heading in shown.items():
+                own = rivals.setdefault(f"{heading} on {column.data}", [])
+                own += rankings[column].rivals.values()
+        name = "ablation_" + re.sub(r"\W+", "_", key, flags=re.ASCII)
+        while name in used:
+            name += "_more"
+        used.add(name)
+        also = _also_varied(key, groups)
+        yield Table(
+            name=name,
+            title=f"Ablation of {key}",
+            caption=f"What {key} does: rows of a block differ in nothing else"
+            f"{f' but {also}, which vary with it' if also else ''}. Mean ± sample standard "
+            f"deviation over n={asked} seeds, where a cell says no other n, in percent; the best "
+            "of a block is bold.",
+            columns=[Column(heading, column.data) for column, heading in shown.items()],
+            rows=rows,
+            notes=[*underlining(rivals, test, among="block")],
+            head="Setting",
+        )
 
 
 def varied_alone(entrants: Any) -> dict[str, list[list[Entrant]]]:
@@ -64,8 +90,8 @@ def varied_alone(entrants: Any) -> dict[str, list[list[Entrant]]]:
         for one in known
     }
     found: dict[str, list[list[Entrant]]] = defaultdict(list)
-    for method in dict.fromkeys((one.method, one.data) for one in known):
-        own = [one for one in known if (one.method, one.data) == method]
+    for alike in dict.fromkeys((one.method, one.data, one.preset) for one in known):
+        own = [one for one in known if (one.method, one.data, one.preset) == alike]
         keys = dict.fromkeys(key for one in own for key in flat[one.hash8])
         varying = [k for k in keys if len({flat[one.hash8].get(k) for one in own}) > 1]
         for key in _leading(varying, [flat[one.hash8] for one in own]):
@@ -101,32 +127,24 @@ def _leading(varying: list[str], flat: list[dict[str, str]]) -> list[str]:
     return leading
 
 
-def _rows(
-    key: str,
-    group: list[Entrant],
-    columns: Mapping[Evaluation, str],
-    cells: Mapping[tuple[str, Evaluation], Outcome],
-    block: str,
-    test: Test,
-) -> Iterator[Row]:
-    ordered = sorted(group, key=lambda one: _order(one.settings.get(key)))
-    rankings = {
-        column: rank(
-            {one.hash8: cells[one.hash8, column] for one in group if (one.hash8, column) in cells},
-            test,
-        )
-        for column in columns
-    }
-    asked = max((cells[w].asked for w in cells if w[0] in {one.hash8 for one in group}), default=0)
-    for one in ordered:
-        yield Row(
-            f"{one.label.split(' [')[0]}, {key.split('.')[-1]}={one.settings.get(key)}",
-            [
-                score_cell(cells.get((one.hash8, column)), rankings[column], one.hash8, asked)
-                for column in columns
-            ],
-            block,
-        )
+def _also_varied(key: str, groups: list[list[Entrant]]) -> str:
+    """The other settings that are not the same within a block."""
+    others = dict.fromkeys(
+        other
+        for group in groups
+        for one in group
+        for other in one.settings
+        if other.split(".")[0] not in SAME
+        and len({str(each.settings.get(other)) for each in group}) > 1
+    )
+    return ", ".join(other for other in others if other != key)
+
+
+def _ranked(
+    group: list[Entrant], column: Evaluation, cells: Mapping[Where, Outcome], test: Test
+) -> Ranking:
+    own = {one.hash8: cells[one.hash8, column] for one in group if (one.hash8, column) in cells}
+    return rank(own, test)
 
 
 def _order(value: Any) -> tuple[bool, float, str]:

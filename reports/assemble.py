@@ -22,10 +22,9 @@ from reports.mask_runs import Configuration, of_runs
 from reports.metric_tables import metric_tables
 from reports.noise_table import noise_table
 from reports.overall import overall_table
-from reports.pictures import Pictures, draw
 from reports.published import published_table
-from reports.report import Report, Section
-from reports.run_pages import run_pages
+from reports.report import Picture, Report, Section
+from reports.run_pages import run_pages, without_broken_snapshots
 from reports.score_tables import score_tables
 from reports.settings_tables import settings_tables
 from reports.stats import Test
@@ -69,7 +68,11 @@ def assemble(
     )
     claims = claims_table(frame, own, slots)
     noise, unread = noise_table(frame)
-    pictures: Pictures = {} if figures is None else draw(frame, own, masks.configurations, figures)
+    pictures: Mapping[str, Sequence[Picture]] = {}
+    if figures is not None:
+        from reports.pictures import draw  # here, as matplotlib takes a second to import
+
+        pictures = draw(frame, own, masks.configurations, figures)
     notes = [f"Command: `{' '.join(command.split())}`"] if command else []
     if commit is not None:
         notes.append(f"The table was written at commit {commit[:10]}.")
@@ -90,12 +93,13 @@ def assemble(
         )
         for title, tables in chapters.items()
     ]
-    problems = [*frame["problem"].dropna().unique(), *masks.problems, *unread]
+    pages, torn = without_broken_snapshots(run_pages(frame, runs))
+    problems = [*frame["problem"].dropna().unique(), *masks.problems, *unread, *torn]
     return Report(
         title="maskbench report",
         summary=[*summary(frame, own, claims, test=test)],
         sections=[section for section in sections if section.tables or section.pictures],
-        runs=run_pages(frame, runs),
+        runs=pages,
         configs={h: config for h, config in configs.items() if h in own},
         left_out=list(dict.fromkeys([*left_out, *problems])),
         command=command,

@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmark.checkout import git_state
 from benchmark.errors import UserError
 from benchmark.lock import exclusive
 from benchmark.runs import Run
@@ -21,7 +22,7 @@ from reports.assemble import assemble
 from reports.collect import collect
 from reports.found import find
 from reports.labels import Config
-from reports.page import write_page
+
 from reports.report import Report
 from reports.stats import TESTS, Test
 from reports.write import keep_only, write_tables
@@ -38,6 +39,11 @@ class Built:
 
     report: Report
     paths: list[Path]
+
+    @property
+    def first(self) -> Path:
+        """The file to read: the page, or a table where there is none."""
+        return next((path for path in self.paths if path.suffix == ".html"), self.paths[0])
 
     def terminal_text(self) -> str:
         """The tables that are read first, as Markdown."""
@@ -81,6 +87,8 @@ def build(
         )
         paths = write_tables(report, out)
         if page:
+            from reports.page import write_page  # here, as jinja2 takes long to import
+
             pictures = [picture for section in report.sections for picture in section.pictures]
             paths += [p.png.with_suffix(kind) for p in pictures for kind in (".png", ".pdf")]
             paths.append(write_page(report, out / "report.html"))
@@ -96,10 +104,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUNS", help="folder with runs")
     parser.add_argument("--out", required=True, type=Path, metavar="DIR", help="for the files")
     parser.add_argument("--test", choices=TESTS, default="t", help="paired, over shared seeds")
+    parser.add_argument("--tables", action="store_true", help="no figures, no page: tables alone")
     arguments = sys.argv[1:] if arguments is None else list(arguments)
     options = parser.parse_args(arguments)
-    from benchmark.provenance import git_state
-
     try:
         found = find(options.runs)
         built = build(
@@ -110,6 +117,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             commit=git_state()[0],
             left_out=found.left_out,
             test=options.test,
+            page=not options.tables,
         )
     except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
@@ -117,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     print(built.terminal_text())
     for problem in built.report.left_out:
         print(f"left out: {problem}", file=sys.stderr)
-    print(f"report: {len(built.paths)} files in {options.out}")
+    print(f"report: {len(built.paths)} files in {options.out}, of which to read {built.first}")
     return 1 if built.report.left_out else 0
 
 

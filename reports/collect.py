@@ -141,11 +141,11 @@ def _outcome(
     run: Run, task: PlannedTask, record: Pretraining | ValueError | None
 ) -> list[dict[str, Any]]:
     """What became of one planned task, a row for every metric."""
+    if isinstance(record, ValueError):
+        return [_lost("invalid", str(record))]
     if record is None or not task.result.exists():
         return [_lost(_why_missing(run, task))]
     try:
-        if isinstance(record, ValueError):
-            raise record
         result = read_result(task, run, record["encoder_sha256"])
     except ValueError as error:
         return [_lost("invalid", str(error))]

@@ -58,7 +58,7 @@ def probe_curve(folder: Path) -> Curve:
     if not points:
         return Curve(np.empty(0), np.empty(0))
     flops, accuracy = (np.array(values, dtype=float) for values in zip(*points, strict=True))
-    window = max(1, len(accuracy) // 20)
+    window = len(accuracy) // 40
     smooth = pd.Series(accuracy).rolling(2 * window + 1, min_periods=1, center=True).mean()
     return Curve(flops, smooth.to_numpy())
 

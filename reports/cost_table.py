@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
+from typing import Any, TypedDict
 
 import pandas as pd
 
 from benchmark.files import read_json
+from benchmark.type_check import misfit
 from reports.entrants import Entrant
 from reports.markup import Cell, Column, Row, Table
 
@@ -37,7 +40,10 @@ def cost_table(entrants: Mapping[str, Entrant]) -> Table | None:
             "memory_gb": one.memory / 1e9,
         }
         lines.append(line)
-        cells = [_number(value) for key, value in line.items() if key != "label"]
+        runs = tuple(one.runs.values())
+        cells = [
+            replace(_number(value), runs=runs) for key, value in line.items() if key != "label"
+        ]
         rows.append(Row(one.label, cells, "controls" if one.control else "methods"))
     if not rows:
         return None
@@ -66,14 +72,30 @@ def _plain(one: Entrant, entrants: Mapping[str, Entrant]) -> Entrant | None:
     return None
 
 
+class _Machine(TypedDict, total=False):
+    device: str
+    processes: int
+
+
+class _Attempt(TypedDict, total=False):
+    machine: _Machine
+
+
+class _Provenance(TypedDict):
+    attempts: list[_Attempt]
+
+
 def _device(one: Entrant) -> str:
     """Where the first seed was trained, by its provenance; empty if that is not known."""
     file = Path(next(iter(one.runs.values()))) / "provenance.json"
-    if not file.exists():
+    try:
+        found: Any = read_json(file)
+    except (ValueError, OSError):  # the run's page tells what is wrong with it
         return ""
-    attempts = read_json(file).get("attempts")
-    machine = attempts[-1].get("machine", {}) if isinstance(attempts, list) and attempts else {}
-    device = str(machine.get("device", "")).split(":")[0]
+    if misfit(found, _Provenance, "it") is not None or not found["attempts"]:
+        return ""
+    machine: _Machine = found["attempts"][-1].get("machine", {})
+    device = machine.get("device", "").split(":")[0]
     threads, processes = one.settings.get("threads"), machine.get("processes", 1)
     words = [device, f"{threads} thread{'s' * (threads != 1)}" if device == "cpu" else ""]
     return ", ".join(filter(None, words)) + (f" × {processes}" if processes != 1 else "")
@@ -81,5 +103,6 @@ def _device(one: Entrant) -> str:
 
 def _number(value: object) -> Cell:
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return Cell() if math.isnan(value) else Cell(f"{value:.3g}", value=float(value))
+        text = f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}"
+        return Cell() if math.isnan(value) else Cell(text, value=float(value))
     return Cell(str(value or ""))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -91,8 +90,11 @@ def evaluations(frame: pd.DataFrame) -> dict[Evaluation, str]:
         lambda one: one.protocol_id.rpartition("-")[2],
         lambda one: f"data {one.fingerprint[:8]}",
     ):
-        alike = Counter((one.data, name) for one, name in names.items())
+        words: dict[tuple[str, str], set[str]] = {}
         for one, name in names.items():
-            if alike[one.data, name] > 1 and (word := more(one)) and word.lower() != name.lower():
+            words.setdefault((one.data, name), set()).add(more(one))
+        for one, name in names.items():
+            differ = len(words[one.data, name]) > 1
+            if differ and (word := more(one)) and word.lower() != name.lower():
                 names[one] = f"{name}, {word}"
     return names

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -79,11 +79,12 @@ def find(folders: Sequence[Path]) -> Found:
     places = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
     for resolved, folder in places.items():
         try:
-            run = _read_run(folder, configs)
+            run, config = _read_run(folder, configs.keys())
             if not lies_in(run, resolved):
+                own = f"{run.data}/{run.method}-{run.hash8}/seed{run.seed}"
                 raise ValueError(
-                    f"{folder} is no folder of {run.data}/{run.name}, the run that it holds; put "
-                    "it back to where it was made"
+                    f"{folder} is no folder of {own}, the run that it holds; put it back to where "
+                    "it was made"
                 )
             first = runs.setdefault(_key(run), run)
             if first is not run:
@@ -93,13 +94,15 @@ def find(folders: Sequence[Path]) -> Found:
         except (ValueError, OSError) as error:
             left_out.append(str(error))
             continue
+        if config is not None:
+            configs.setdefault(run.hash8, config)
         tasks, problems = _tasks(folder)
         left_out += problems
         runs[_key(run)] = replace(run, tasks=tuple(tasks))
     if not places:
         where = ", ".join(map(str, folders))
         raise UserError(f"{where} holds no run (seed<k>/plan.json); give the runs_dir of the runs")
-    return Found(list(runs.values()), configs, left_out)
+    return Found(_of_known_protocols(list(runs.values())), configs, left_out)
 
 
 def _run_folders(folder: Path) -> Iterator[Path]:
@@ -115,8 +118,8 @@ def _run_folders(folder: Path) -> Iterator[Path]:
             inside[:] = sorted(name for name in inside if not name.startswith("."))
 
 
-def _read_run(folder: Path, configs: dict[str, Mapping[str, Any]]) -> Run:
-    """The run in a folder; its configuration joins the others if there is none of its hash yet."""
+def _read_run(folder: Path, known: Set[str]) -> tuple[Run, Mapping[str, Any] | None]:
+    """The run in a folder, and its configuration if none of its hash is known yet."""
     run = None
     if (folder / "plan.json").exists():
         plan = _read_plan(folder)
@@ -125,16 +128,15 @@ def _read_run(folder: Path, configs: dict[str, Mapping[str, Any]]) -> Run:
         except ValueError as error:
             raise ValueError(f"{folder / 'plan.json'} holds no run ({error})") from error
     started = (folder / "config.yaml").exists()
-    if run is None or (started and run.hash8 not in configs):
-        trained, config = read_config(folder)
-        if run is not None and _key(run) != _key(trained):
-            raise ValueError(
-                f"{folder} has plan.json and config.yaml of two runs; the line that made it plans "
-                "it anew"
-            )
-        run = trained
-        configs.setdefault(run.hash8, config)
-    return run
+    if run is not None and (not started or run.hash8 in known):
+        return run, None
+    trained, config = read_config(folder)
+    if run is not None and _key(run) != _key(trained):
+        raise ValueError(
+            f"{folder} has plan.json and config.yaml of two runs; the line that made it plans "
+            "it anew"
+        )
+    return trained, config
 
 
 def _key(run: Run) -> tuple[str, str, int]:
@@ -169,9 +171,12 @@ def _tasks(folder: Path) -> tuple[list[PlannedTask], list[str]]:
             elif "protocol_id" in task and "fingerprint" in task:
                 names = (task["name"], task["data"], task["fingerprint"], task["eval_seed"])
                 tasks[file] = PlannedTask(*names, file, task["protocol_id"])
-            elif not file.exists():
-                names = (task["name"], task["data"], "", task["eval_seed"])
-                tasks[file] = PlannedTask(*names, file, "")
+            else:
+                try:
+                    tasks[file] = _unplanned(file)
+                except (ValueError, OSError):  # not there, or whoever reads it tells what is wrong
+                    names = (task["name"], task["data"], "", task["eval_seed"])
+                    tasks[file] = PlannedTask(*names, file, "")
     for file in sorted(folder.glob("results/*/seed*.json")):
         if file in tasks:
             continue
@@ -180,6 +185,27 @@ def _tasks(folder: Path) -> tuple[list[PlannedTask], list[str]]:
         except (ValueError, OSError) as error:
             problems.append(str(error))
     return list(tasks.values()), problems
+
+
+def _of_known_protocols(runs: Sequence[Run]) -> list[Run]:
+    """The same runs; what plans of earlier versions do not say, they have from one another.
+
+    The folder of a result is named by its task, its protocol and its data: where one run's tells
+    these, the same folder of another run has them too.
+    """
+    told = {task.result.parent.name: task for run in runs for task in run.tasks if task.protocol_id}
+    return [
+        replace(
+            run,
+            tasks=tuple(
+                replace(task, protocol_id=other.protocol_id, fingerprint=other.fingerprint)
+                if not task.protocol_id and (other := told.get(task.result.parent.name))
+                else task
+                for task in run.tasks
+            ),
+        )
+        for run in runs
+    ]
 
 
 def _unplanned(file: Path) -> PlannedTask:

@@ -29,7 +29,7 @@ SAME = frozenset(
         "run", "seed", "eval_seeds", "task", "tasks", "controls", "probe", "device", "jobs",
         "threads", "trainer", "residence", "dry_run", "slurm", "launcher", "runs_dir", "tables_dir",
         "data_dir", "log_every_steps", "log_limits", "checkpoint_every_seconds", "mask_net",
-        "mask_snapshots", "tensorboard", "wandb",
+        "mask_snapshots", "tensorboard", "wandb", "figures",
     )
 )  # fmt: skip
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Literal
 
 import pandas as pd
+from pandas.io.formats.style import Styler
 
 Mark = Literal["", "best", "tied"]
 
@@ -50,7 +52,11 @@ class Cell:
         return f"{self.text} {self.remark}".strip() or "–"
 
 
-EMPTY = Cell()
+_STYLES: dict[Mark, str] = {
+    "": "",
+    "best": "font-weight: bold",
+    "tied": "text-decoration: underline",
+}
 
 
 @dataclass(frozen=True)
@@ -110,6 +116,21 @@ class Table:
         """The numbers behind it, or what it shows."""
         return self.frame().to_csv(index=False, lineterminator="\n")
 
+    def styled(self) -> Styler:
+        """What it shows as a pandas Styler, with its marks: for a notebook."""
+        names = [self.head, *(column.name for column in self.columns)]
+        lines = [[row.label, *(cell.plain for cell in row.cells)] for row in self.rows]
+        styles = [["", *(_STYLES[cell.mark] for cell in row.cells)] for row in self.rows]
+        shown = pd.DataFrame(lines, columns=names)
+        return (
+            shown.style.apply(lambda _: pd.DataFrame(styles, columns=names), axis=None)
+            .set_caption(self.caption)
+            .hide(axis="index")
+        )
+
+    def _repr_html_(self) -> str:
+        return str(self.styled().to_html())
+
     def frame(self) -> pd.DataFrame:
         """The numbers behind it, or what it shows."""
         if self.data is not None:
@@ -149,12 +170,30 @@ _ALONE = r"""% Compiles alone; in an article, paste it or \input it, with \usepa
   \def\maskbenchbegin{\begin{document}}\def\maskbenchend{\end{document}}
 \fi
 \maskbenchbegin"""
-_ROWS = 40  # of a float: more do not fit on a page
+_ROWS = 40  # of a float
+_LINES = 52  # of small print on a page of an article, beside what a table has anyway
+
+
+def _parts(table: Table) -> list[list[Row]]:
+    """The rows of each float: as many as fit on a page with the caption and the notes."""
+    caption = 1.3 * math.ceil(len(table.caption) / 68)
+    notes = sum(math.ceil(len(note) / 80) for note in table.notes)
+    room = max(10, min(_ROWS, _LINES - caption - notes))
+    parts: list[list[Row]] = [[]]
+    used = 0.0
+    for row in table.rows:
+        height = 1.5 if parts[-1] and row.block != parts[-1][-1].block else 1.0  # with the rule
+        if used + height > room:
+            parts.append([])
+            used, height = 0.0, 1.0
+        parts[-1].append(row)
+        used += height
+    return parts
 
 
 def _floats(table: Table) -> Iterator[str]:
     """The lines of as many floats as the rows need; the notes are below the last one."""
-    parts = [table.rows[k : k + _ROWS] for k in range(0, max(len(table.rows), 1), _ROWS)]
+    parts = _parts(table)
     for number, rows in enumerate(parts):
         continued = " (continued)" if number else ""
         label = f"tab:{table.name}" + (f"-{number + 1}" if number else "")
@@ -199,7 +238,9 @@ def _tabular(table: Table, rows: Sequence[Row]) -> Iterator[str]:
 
 
 def _row(row: Row) -> str:
-    return " & ".join([escape(row.label), *map(_drawn, row.cells)]) + r" \\"
+    # A bracket or star that follows the end of a row would be its argument.
+    label = re.sub(r"^(?=\s*[\[*])", "{}", escape(row.label))
+    return " & ".join([label, *map(_drawn, row.cells)]) + r" \\"
 
 
 def _drawn(cell: Cell) -> str:
@@ -213,13 +254,13 @@ def _drawn(cell: Cell) -> str:
 def _note(note: str) -> str:
     """A note; code in it, in backticks, has few spaces and may break after a comma or slash too."""
     parts = re.split(r"`([^`]*)`", note)
-    code = [re.sub(r"([,/])", r"\1\\allowbreak{}", escape(part)) for part in parts[1::2]]
+    code = [re.sub(r"([,/])", r"\1\\allowbreak{}", escape(part, _CODE)) for part in parts[1::2]]
     words = [escape(part) for part in parts[0::2]]
     pairs = zip(words, (*(rf"\texttt{{{part}}}" for part in code), ""), strict=True)
     return "".join(word + part for word, part in pairs)
 
 
-_SPECIAL = str.maketrans(
+_SPECIAL: dict[int, str] = str.maketrans(
     {
         "\\": r"\textbackslash{}",
         "~": r"\textasciitilde{}",
@@ -239,8 +280,18 @@ _SPECIAL = str.maketrans(
 )
 
 
-def escape(text: str) -> str:
-    """Make text safe for LaTeX; a letter that pdflatex does not know becomes its code point."""
-    return re.sub(
-        r"[^\x00-\u017f]", lambda match: f"(U+{ord(match[0]):04X})", text.translate(_SPECIAL)
-    )
+# Typewriter fonts have these themselves, and none that LaTeX would take them from.
+_CODE = _SPECIAL | {ord(char): rf"\char{ord(char)}{{}}" for char in "\\~^<>|{}_"}
+# Beside Latin letters, of which these take other fonts than those of plain LaTeX.
+_UNKNOWN = "[^ -~À-ž]|[ÐÞðþĄąĐđĘęĦħĮįĸĿŀŉŊŋŦŧŲų]"
+
+
+def escape(text: str, special: Mapping[int, str] = _SPECIAL) -> str:
+    """Make text safe for LaTeX; a letter that pdflatex does not know becomes its code point.
+
+    Args:
+        text: of any letters.
+        special: what stands for which of them, by code point.
+    """
+    plain = re.sub(r"\s", " ", text).translate(special)
+    return re.sub(_UNKNOWN, lambda match: f"(U+{ord(match[0]):04X})", plain)

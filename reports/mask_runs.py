@@ -78,9 +78,11 @@ def of_runs(runs: Iterable[Run], labels: Mapping[str, str]) -> Found:
     for run in runs:
         if (run.folder / FILE).exists() and run.hash8 in labels:
             try:
-                groups[run.hash8].append(read_run(run.folder))
+                masked = read_run(run.folder)
             except (ValueError, OSError) as error:
                 problems.append(str(error))
+            else:
+                groups[run.hash8].append(masked)
     configurations = [
         Configuration(labels[h], tuple(sorted(group, key=lambda masked: masked.run.seed)))
         for h, group in groups.items()

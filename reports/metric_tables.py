@@ -10,6 +10,7 @@ from reports.evaluations import Evaluation, evaluations
 from reports.labels import SPELLING
 from reports.markup import Column, Row, Table
 from reports.outcomes import Outcome, outcomes, rank
+from reports.score_notes import underlining
 from reports.score_tables import score_cell
 from reports.stats import Test
 
@@ -61,7 +62,8 @@ def _table(
         metric: rank({k: cell for k, cell in cells.items() if k in methods}, test)
         for metric, cells in by_metric.items()
     }
-    asked = max((cell.asked for cell in by_metric[metrics[0]].values()), default=0)
+    first = by_metric[metrics[0]]
+    asked = max((cell.asked for label, cell in first.items() if label in methods), default=0)
     rows = [
         Row(
             label,
@@ -78,9 +80,16 @@ def _table(
         name=name,
         title=title,
         caption=f"{title} on {column.data} ({heading}): {subject}; mean ± sample standard "
-        f"deviation over n={asked} seeds, where a cell says no other n, in percent.",
+        f"deviation over n={asked} seeds, where a cell says no other n, in percent. The best mean "
+        "of a column is bold; controls do not compete.",
         columns=[Column(_spelled(metric)) for metric in metrics],
         rows=rows,
+        notes=[
+            *underlining(
+                {_spelled(metric): ranking.rivals.values() for metric, ranking in rankings.items()},
+                test,
+            )
+        ],
         data=_data(by_metric),
     )
 

@@ -21,6 +21,7 @@ from reports.report import Picture
 from reports.score_plots import plot_compute, plot_points
 from reports.training_plots import plot_curves, plot_overlap
 
+MOST_WITH_MASKS = 15  # configurations; `reports/masks.py` draws all
 Pictures = dict[str, list[Picture]]  # by the section that they are in
 
 
@@ -68,21 +69,23 @@ def draw(
     return pictures
 
 
-def _of_masks(masks: Sequence[Configuration], folder: Path) -> Pictures:
-    if not masks:
+def _of_masks(found: Sequence[Configuration], folder: Path) -> Pictures:
+    if not found:
         return {}
+    masks = found[:MOST_WITH_MASKS]
+    more = f" (the first {len(masks)} of {len(found)})" if len(found) > len(masks) else ""
     names = ", ".join(one.label for one in masks)
-    found = [
+    pictures = [
         Picture(
-            f"What each slot hides of the same images: {names}" if len(masks) <= 6 else "Masks",
+            f"What each slot hides of the same images{more}",
             f"Rows of masks, white where hidden, and of what remains, for {names}.",
             path,
         )
         for path in write_galleries(masks, folder)
     ]
-    found += [
+    pictures += [
         Picture(
-            "Slots over training: area against budget, share of binary pixels, loss added",
+            f"Slots over training: area against budget, binary pixels, loss added{more}",
             f"Curves of each slot and seed for {names}; the tables of masks have the last values.",
             path,
         )
@@ -94,12 +97,13 @@ def _of_masks(masks: Sequence[Configuration], folder: Path) -> Pictures:
         with themed():
             save(plot_overlap(overlaps), path)
         text = "; ".join(f"{label}: {_told(overlap)}" for label, overlap in overlaps.items())
-        found.append(Picture("Overlap of slots, mean cosine of the masks of an image", text, path))
-    return {"Masks": found}
+        title = f"Overlap of slots, mean cosine of the masks of an image{more}"
+        pictures.append(Picture(title, text, path))
+    return {"Masks": pictures}
 
 
 def _overlaps(masks: Sequence[Configuration]) -> Iterator[tuple[str, np.ndarray]]:
-    for one in masks[:15]:
+    for one in masks:
         found = slot_overlap(one.first.mask_file().masks)
         if len(found) > 1:
             yield one.label, found

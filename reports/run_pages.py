@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pandas as pd
 from benchmark.files import read_json
 from benchmark.runs import Run
 from benchmark.state import RunState, read_state
+from reports.page_masks import CONFIGURATIONS, read_snapshot
 from reports.report import RunPage
 
 _TAIL = 4096  # bytes of a log
@@ -35,6 +37,29 @@ def run_pages(frame: pd.DataFrame, runs: Sequence[Run]) -> list[RunPage]:
         words = f"{metric} {value:.2f}" if status == "ok" else status
         scores.setdefault(folder, []).append(f"{task} on {data}, evaluation seed {seed}: {words}")
     return [_page(folders[folder], labels[folder], scores[folder]) for folder in labels]
+
+
+def without_broken_snapshots(pages: Sequence[RunPage]) -> tuple[list[RunPage], list[str]]:
+    """Drop snapshots of masks that cannot be read, of those that the page shows.
+
+    Returns:
+        The pages, and a sentence for each file that is dropped.
+    """
+    kept, problems, seen = [], [], set[str]()
+    for page in pages:
+        snapshots = []
+        if page.snapshots and page.hash8 not in seen and len(seen) < CONFIGURATIONS:
+            seen.add(page.hash8)
+            for file in page.snapshots:
+                try:
+                    read_snapshot(file)
+                except (ValueError, OSError) as error:
+                    problems.append(str(error))
+                else:
+                    snapshots.append(file)
+            page = replace(page, snapshots=snapshots)
+        kept.append(page)
+    return kept, problems
 
 
 def _page(run: Run, label: str, scores: Sequence[str]) -> RunPage:

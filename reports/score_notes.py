@@ -33,9 +33,16 @@ def notes_on(
         test: by which they are made.
     """
     yield from origin_notes(frame)
-    if frame.loc[frame["control"].isna(), "setting"].nunique() > frame["data"].nunique():
+    methods = frame[frame["control"].isna()]
+    if (methods.groupby("data")["setting"].nunique() > 1).any():
         yield "The rows do not share one setting: some differ in more than the masking method."
-    yield from _underlining(rankings, test)
+    yield from underlining(
+        {
+            f"{heading} on {column.data}": rankings[column].rivals.values()
+            for column, heading in columns.items()
+        },
+        test,
+    )
     by_column = {column: _of(cells, column) for column in columns}
     noises = [
         f"{heading} on {column.data} {_noise(by_column[column])}"
@@ -49,22 +56,41 @@ def notes_on(
         )
 
 
-def _underlining(rankings: Mapping[Evaluation, Ranking], test: Test) -> Iterator[str]:
-    """What underlines mean, or why there is none."""
-    rivals = [rival for ranking in rankings.values() for rival in ranking.rivals.values()]
-    if any(rival.tied for rival in rivals):
+def underlining(
+    rivals: Mapping[str, Iterable[Rival]], test: Test, *, among: str = "column"
+) -> Iterator[str]:
+    """What underlines mean, and where there are none because the test could not have rejected.
+
+    Args:
+        rivals: of the best, by what words call the place where they compete.
+        test: by which they are compared.
+        among: what the best is the best of.
+    """
+    everywhere = [rival for own in rivals.values() for rival in own]
+    if any(rival.tied for rival in everywhere):
         yield (
-            "Underlined: not significantly worse than the best of the column "
-            f"({_TESTS[test]} over shared seeds, Holm-corrected within the column, level {ALPHA}). "
-            "That is no evidence of being as good."
+            f"Underlined: not significantly worse than the best of the {among} "
+            f"({_TESTS[test]} over shared seeds, Holm-corrected within the {among}, level "
+            f"{ALPHA}). That is no evidence of being as good."
         )
-    elif rivals and not any(rival.p <= ALPHA for rival in rivals):
-        seeds = max(rival.comparison.n for rival in rivals)
+    untold = [rival for rival in everywhere if _is_untold(rival)]
+    if untold and len(untold) == len(everywhere):
+        seeds = max(rival.comparison.n for rival in untold)
         yield (
             f"Nothing is underlined: with {seeds} shared seed{'s' * (seeds != 1)} the "
             f"{_TESTS[test]} cannot find a row worse than the best, so that not to be found worse "
             "would say nothing."
         )
+    elif untold:
+        where = ", ".join(place for place, own in rivals.items() if any(map(_is_untold, own)))
+        yield (
+            f"Neither underlined nor found worse are some rows of {where}: with their shared seeds "
+            f"the {_TESTS[test]} cannot find a row worse."
+        )
+
+
+def _is_untold(rival: Rival) -> bool:
+    return not rival.tied and not rival.p <= ALPHA
 
 
 def seeds_that_would_decide(

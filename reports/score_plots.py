@@ -115,16 +115,16 @@ def _against_compute(
     palette: Mapping[str, Any],
     markers: Mapping[str, str],
 ) -> None:
-    points = []
-    for h, cost in costs.items():
-        values = list(cells[h].by_seed.values())
-        if values:
-            axes.plot(
-                [cost] * len(values), values, markers[h], color=palette[h], markersize=3, alpha=0.5
-            )
-            axes.plot([cost], [cells[h].mean], markers[h], color=palette[h], markersize=7)
-            points.append((cost, cells[h].mean))
-    front = pareto_front(points)
+    # A call for each marker, not for each of what may be hundreds of rows.
+    for marker in dict.fromkeys(markers.values()):
+        own = [h for h in costs if markers[h] == marker and cells[h].n]
+        seeds = [(costs[h], score, h) for h in own for score in cells[h].by_seed.values()]
+        means = [(costs[h], cells[h].mean, h) for h in own]
+        for points, size, alpha in ((seeds, 10, 0.5), (means, 45, 1.0)):
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            colour = [palette[h] for _, _, h in points]
+            axes.scatter(x, y, s=size, c=colour, marker=marker, alpha=alpha, linewidths=0)
+    front = pareto_front([(costs[h], cells[h].mean) for h in costs if cells[h].n])
     axes.plot(*zip(*front, strict=True), color=FAINT, linewidth=1, linestyle=":", zorder=0)
 
 

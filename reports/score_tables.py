@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import astuple
 
 import pandas as pd
 
-from reports.evaluations import Evaluation, evaluations, is_away
+from reports.commits import commits
+from reports.evaluations import KEY, Evaluation, evaluations, is_away
 from reports.labels import spelled
 from reports.markup import Cell, Column, Row, Table
 from reports.outcomes import Outcome, Ranking, Where, outcomes, rank, shown
@@ -98,11 +100,13 @@ def summary(
     noise apart, where there are several evaluation seeds. ``p`` is that of the difference from the
     best of the column, corrected for all of its rows; ``seeds_needed`` would decide it.
     """
-    first = frame.drop_duplicates(label).set_index(label)
-    metric = frame[frame["main"]].groupby(["task", "eval_data"])["metric"].first()
+    main = frame[frame["main"]]
+    first = main.drop_duplicates("hash8").set_index("hash8")
+    metric = main.groupby(KEY)["metric"].first()
+    of_cell = dict(iter(main.groupby([label, *KEY], sort=False)))
     lines = []
     for (k, column), cell in cells.items():
-        about = first.loc[k]
+        about, key = first.loc[cell.hash8], astuple(column)
         rival = rankings[column].rivals.get(k)
         lines.append(
             {
@@ -111,7 +115,7 @@ def summary(
                 "control": about["control"],
                 "task": column.task,
                 "eval_data": column.data,
-                "metric": metric.get((column.task, column.data)),
+                "metric": metric.get(key),
                 "mean": cell.mean,
                 "std": cell.std,
                 "low": cell.interval[0],
@@ -131,6 +135,7 @@ def summary(
                 "seeds": " ".join(map(str, cell.scores)),
                 "hash8": cell.hash8,
                 "protocol_id": column.protocol_id,
+                "commits": " ".join(commits(of_cell[k, *key])),
             }
         )
     return pd.DataFrame(lines)

@@ -31,7 +31,7 @@ from measure import Row, print_rows
 
 from benchmark.files import write_json
 from benchmark.launcher import ALLOCATOR
-from benchmark.provenance import git_state
+from benchmark.checkout import git_state
 
 HERE = Path(__file__).resolve().parent
 ON_GPU = ("step", "augmentation", "probe")

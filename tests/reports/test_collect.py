@@ -4,22 +4,25 @@ import sys
 
 import pytest
 
+from benchmark.lock import LOCK, exclusive
 from benchmark.result_file import Result
-from reports.collect import COLUMNS, collect, row_labels, spelled
+from reports.collect import COLUMNS, collect
 
 LINEAR = ("linear", "scenes")
 KNN = ("knn", "scenes")
-RESULT_KEYS = sorted(Result.__annotations__)
+RESULT_KEYS = sorted(Result.__required_keys__)
 
 
 def test_collect__one_row_per_run_and_task(make_run) -> None:
     runs = [make_run("none", seed, {LINEAR: 40.0 + seed, KNN: 30.0}) for seed in (0, 1)]
     frame = collect(runs)
     assert tuple(frame.columns) == COLUMNS
+    assert set(frame["metric"]) == {"accuracy", "train_accuracy"}
+    assert set(frame["status"]) == {"ok"}
+    frame = frame[frame["main"]]
     assert list(frame["task"]) == ["linear", "knn", "linear", "knn"]
     assert list(frame["value"]) == [40.0, 30.0, 41.0, 30.0]
     assert set(frame["metric"]) == {"accuracy"}
-    assert set(frame["status"]) == {"ok"}
     assert list(frame["path"]) == [str(task.result) for run in runs for task in run.tasks]
     assert frame["hash8"].nunique() == 1
 
@@ -29,7 +32,7 @@ def test_collect__status(make_run) -> None:
         make_run("none", 0, {LINEAR: 40.0, KNN: None}, failed=True),  # one task still worked
         make_run("none", 1, {LINEAR: None, KNN: None}),
     ]
-    frame = collect(runs)
+    frame = collect(runs).query("main")
     assert list(frame["status"]) == ["ok", "failed", "missing", "missing"]
     assert list(frame["value"].isna()) == [False, True, True, True]
 
@@ -40,13 +43,7 @@ def test_collect__no_runs() -> None:
 
 def test_collect__same_result_planned_twice_counts_once(make_run) -> None:
     run = make_run("none", 0, {LINEAR: 40.0})
-    assert len(collect([run, run])) == 1
-
-
-def test_collect__two_protocols_under_one_name(make_run) -> None:
-    runs = [make_run("none", 0, {LINEAR: 40.0}, result_file=f"{k}/seed0.json") for k in "ab"]
-    with pytest.raises(ValueError, match=r"linear-scenes-a and .*linear-scenes-b score"):
-        collect(runs)
+    assert len(collect([run, run])) == len(collect([run])) == 2
 
 
 def refused(frame, run) -> str:
@@ -165,75 +162,7 @@ def test_collect__results_of_an_encoder_that_is_to_be_made_again(make_run) -> No
 def test_collect__a_failed_task(make_run) -> None:
     run = make_run("none", 0, {LINEAR: 40.0, KNN: None})
     run.tasks[1].error_file.write_text("Traceback")
-    assert list(collect([run])["status"]) == ["ok", "failed"]
-
-
-def test_spelled__known_and_unknown_names() -> None:
-    names = ("adios", "adios_s", "superpixel_budget", "random", "byol", "simsiam")
-    spellings = ["ADIOS", "ADIOS-s", "Superpixel budget", "Random", "BYOL", "SimSiam"]
-    assert [spelled(name) for name in names] == spellings
-
-
-def labels(runs) -> list[str]:
-    return list(row_labels(runs).values())
-
-
-def test_row_labels__as_in_the_paper(make_run) -> None:
-    runs = [make_run(name, 0, {}) for name in ("none", "adios", "superpixel_budget")]
-    runs.append(make_run("none", 0, {}, control="untrained"))
-    expected = ["SimCLR", "+ ADIOS", "+ Superpixel budget", "Untrained"]
-    assert labels(runs) == [f"{label} (demo)" for label in expected]
-
-
-def test_row_labels__mixed_presets_and_objectives(make_run) -> None:
-    runs = [
-        make_run("none", 0, {}),
-        make_run("none", 0, {}, objective="byol"),
-        make_run("adios", 0, {}, objective="byol", preset="smoke"),
-        make_run("none", 0, {}, control="supervised"),
-    ]
-    assert labels(runs) == [
-        "SimCLR (demo)",
-        "BYOL (demo)",
-        "+ ADIOS (BYOL, smoke)",
-        "Supervised (demo)",
-    ]
-
-
-def test_row_labels__another_update_is_told(make_run) -> None:
-    runs = [
-        make_run("adios", 0, {}, update=u) for u in ("alternating", "simultaneous", "low_memory")
-    ]
-    assert labels(runs) == [
-        "+ ADIOS (demo)",
-        "+ ADIOS (demo, simultaneous update)",
-        "+ ADIOS (demo, low memory update)",
-    ]
-
-
-def test_row_labels__what_the_sweep_varied_before_the_hash(make_run) -> None:
-    runs = [
-        make_run("sequential", 0, {}, hash8=f"{k:08d}", varied=varied)
-        for k, varied in enumerate([("mask_net.num_masks=2",), ("mask_net.num_masks=3",), (), ()])
-    ]
-    runs.append(make_run("none", 0, {}, varied=("mask_net.num_masks=2",)))
-    assert labels(runs) == [
-        "+ Sequential (demo) [mask_net.num_masks=2]",
-        "+ Sequential (demo) [mask_net.num_masks=3]",
-        "+ Sequential (demo) [00000002]",
-        "+ Sequential (demo) [00000003]",
-        "SimCLR (demo)",
-    ]
-
-
-def test_row_labels__hash_as_last_resort(make_run) -> None:
-    runs = [make_run("adios", 0, {}, hash8=f"{k:08d}") for k in (1, 2)]
-    runs.append(make_run("none", 0, {}))
-    assert labels(runs) == [
-        "+ ADIOS (demo) [00000001]",
-        "+ ADIOS (demo) [00000002]",
-        "SimCLR (demo)",
-    ]
+    assert list(collect([run]).query("main")["status"]) == ["ok", "failed"]
 
 
 def test_collect__table_order(make_run) -> None:
@@ -245,7 +174,7 @@ def test_collect__table_order(make_run) -> None:
         make_run("none", 0, {LINEAR: 1.0}, objective="byol"),
         make_run("none", 0, {LINEAR: 1.0}),
     ]
-    assert list(collect(runs)["label"]) == [
+    assert list(collect(runs).query("main")["label"]) == [
         "SimCLR (demo)",
         "+ ADIOS (SimCLR, demo)",
         "BYOL (demo)",
@@ -255,12 +184,62 @@ def test_collect__table_order(make_run) -> None:
     ]
 
 
+def test_collect__every_metric_has_a_row_and_the_first_is_the_main_one(make_run) -> None:
+    scores = {"accuracy_10pct": 60.0, "accuracy_1pct": 40.0}
+    frame = collect([make_run("none", 0, {("low_shot", "scenes"): scores})])
+    rows = frame[["metric", "main", "value"]].itertuples(index=False, name=None)
+    assert list(rows) == [("accuracy_10pct", True, 60.0), ("accuracy_1pct", False, 40.0)]
+
+
+def test_collect__two_protocols_of_one_task(make_run) -> None:
+    scores = {(*LINEAR, "p0"): 40.0, (*LINEAR, "p1"): 41.0}
+    main = collect([make_run("none", 0, scores)]).query("main")
+    assert list(main["protocol_id"]) == ["linear-1-p0", "linear-1-p1"]
+    assert list(main["value"]) == [40.0, 41.0]
+
+
+@pytest.mark.parametrize("of_task", [False, True])
+def test_collect__running_while_a_living_process_holds_the_lock(make_run, of_task: bool) -> None:
+    run = make_run("none", 0, {LINEAR: None, KNN: None}, failed=True)
+    with exclusive(run.tasks[0].result.parent if of_task else run.folder, print):
+        expected = ["running", "failed" if of_task else "running"]
+        assert list(collect([run])["status"]) == expected
+    assert list(collect([run])["status"]) == ["failed", "failed"]
+
+
+def test_collect__a_lock_of_a_dead_process_is_none(make_run) -> None:
+    run = make_run("none", 0, {LINEAR: None})
+    with exclusive(run.folder, print):
+        owner = json.loads((run.folder / LOCK).read_text())
+    (run.folder / LOCK).write_text(json.dumps(owner | {"pid": 2**22 + 1}))
+    assert list(collect([run])["status"]) == ["missing"]
+
+
+def test_collect__broken_record_of_a_pretraining_without_results(make_run) -> None:
+    run = make_run("none", 0, {LINEAR: None})
+    run.pretraining_file.write_text("{")
+    frame = collect([run])
+    assert list(frame["status"]) == ["invalid"]
+    assert str(run.pretraining_file) in frame["problem"][0]
+
+
+def test_collect__cost_of_the_pretraining(make_run) -> None:
+    cost = {"flops": 2e15, "seconds": 10.0, "images": 500.0, "memory": 1e9}
+    runs = [
+        make_run("none", 0, {LINEAR: 40.0}, cost=cost),
+        make_run("none", 1, {LINEAR: 40.0}),
+    ]
+    frame = collect(runs).query("main")[["flops", "train_seconds", "images", "memory"]]
+    assert list(frame.iloc[0]) == [2e15, 10.0, 500.0, 1e9]
+    assert frame.iloc[1].isna().all()
+
+
 def test_reports__import_no_torch() -> None:
     code = (
         "import importlib, pkgutil, sys, reports\n"
         "for module in pkgutil.iter_modules(reports.__path__, 'reports.'):\n"
         "    importlib.import_module(module.name)\n"
-        "assert 'reports.tables' in sys.modules\n"
+        "assert 'reports.score_tables' in sys.modules\n"
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)

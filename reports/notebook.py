@@ -1,0 +1,132 @@
+"""What a notebook asks for: one tidy frame, tables and figures of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from reports.ablation_plots import plot_ablation as _plot_ablation
+from reports.ablations import ablation_tables, varied_alone
+from reports.collect import COLUMNS, collect
+from reports.comparisons import comparison_table
+from reports.compute_table import compute_table
+from reports.cost_table import cost_table
+from reports.entrants import Entrant, entrants
+from reports.found import find
+from reports.labels import flattened
+from reports.markup import Table
+from reports.metric_tables import metric_tables
+from reports.noise_table import noise_table
+from reports.overall import overall_table
+from reports.published import published_table
+from reports.score_plots import plot_compute as _plot_compute
+from reports.score_plots import plot_points
+from reports.score_tables import score_tables
+from reports.settings_tables import settings_tables
+from reports.stats import Test
+from reports.training_plots import plot_curves as _plot_curves
+
+__all__ = [
+    "load",
+    "plot_ablation",
+    "plot_compute",
+    "plot_curves",
+    "plot_points",
+    "table",
+    "tables",
+]
+
+
+def load(*folders: str | Path) -> pd.DataFrame:
+    """Every result below some folders as one tidy frame.
+
+    Returns:
+        One row per run, task, evaluation seed and metric, with `reports.collect.COLUMNS` and a
+        column for each key of the resolved configurations. ``attrs["left_out"]`` names what lies
+        there and is in no row, or cannot be trusted.
+
+    Raises:
+        UserError: if a folder is none, or there is no run.
+    """
+    found = find([Path(folder) for folder in folders])
+    frame = collect(found.runs, found.configs)
+    keys = pd.DataFrame.from_dict(
+        {h: flattened(config) for h, config in found.configs.items()}, orient="index"
+    )
+    keys = keys.drop(columns=[key for key in keys if key in COLUMNS or str(key).startswith("run.")])
+    problems = [str(problem) for problem in frame["problem"].dropna().unique()]
+    frame = frame.join(keys, on="hash8")
+    frame.attrs["left_out"] = [*found.left_out, *problems]
+    return frame
+
+
+def tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
+    """Every table that a frame of `load`, or a part of it, has something for, by name."""
+    own = _entrants(frame)
+    configs = {h: one.settings for h, one in own.items()}
+    made: list[Table | None] = [
+        *score_tables(frame, test=test),
+        published_table(frame, configs),
+        overall_table(frame, own),
+        comparison_table(frame, own),
+        noise_table(frame)[0],
+        cost_table(own),
+        compute_table(own),
+        *ablation_tables(frame, own, test),
+        *metric_tables(frame, test),
+        *settings_tables(own),
+    ]
+    return {one.name: one for one in made if one is not None}
+
+
+def table(frame: pd.DataFrame, name: str = "table1", test: Test = "t") -> Table:
+    """One of the `tables`; a notebook shows it as HTML, ``.styled()`` is a pandas Styler.
+
+    Raises:
+        ValueError: if the frame has nothing for it.
+    """
+    made = tables(frame, test)
+    if name not in made:
+        raise ValueError(f"there is no table {name} of these results; there are {', '.join(made)}")
+    return made[name]
+
+
+def plot_curves(frame: pd.DataFrame, x: str = "step") -> Figure:
+    """See `reports.training_plots.plot_curves`; raises ValueError without logs."""
+    return _drawn(lambda: _plot_curves(_entrants(frame), x), "no run has logged its training")
+
+
+def plot_compute(frame: pd.DataFrame) -> Figure:
+    """See `reports.score_plots.plot_compute`; raises ValueError without operations."""
+    return _drawn(lambda: _plot_compute(frame, _entrants(frame)), "no operations are known")
+
+
+def plot_ablation(frame: pd.DataFrame, key: str) -> Figure:
+    """See `reports.ablation_plots.plot_ablation`; raises ValueError if ``key`` does not vary."""
+    varied = varied_alone(_entrants(frame).values())
+    known = ", ".join(varied) or "none"
+    return _drawn(
+        lambda: _plot_ablation(frame, key, varied[key]) if key in varied else None,
+        f"{key} alone varies nowhere in these results; settings that do: {known}",
+    )
+
+
+def _drawn(draw: Callable[[], Figure | None], otherwise: str) -> Figure:
+    figure = draw()
+    if figure is None:
+        raise ValueError(otherwise)
+    return figure
+
+
+def _entrants(frame: pd.DataFrame) -> dict[str, Entrant]:
+    """With the settings that the frame's own columns hold."""
+    keys = [key for key in frame if key not in COLUMNS]
+    firsts = frame.drop_duplicates("hash8").set_index("hash8")[keys]
+    configs: dict[str, Mapping[str, object]] = {
+        str(h): {str(k): v for k, v in line.items() if isinstance(v, list) or pd.notna(v)}
+        for h, line in firsts.to_dict("index").items()
+    }
+    return entrants(frame, configs)
