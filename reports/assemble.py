@@ -29,6 +29,7 @@ from reports.score_tables import score_tables
 from reports.settings_tables import settings_tables
 from reports.stats import Test
 from reports.summary import summary
+from reports.training_log import read_series
 
 # Presets that are ablations of one choice: their results are in no table of the paper.
 NOT_TABULATED = ("paper_literal",)
@@ -68,11 +69,12 @@ def assemble(
     )
     claims = claims_table(frame, own, slots)
     noise, unread = noise_table(frame)
+    logs, illegible = read_series(frame["run"].unique())
     pictures: Mapping[str, Sequence[Picture]] = {}
     if figures is not None:
         from reports.pictures import draw  # here, as matplotlib takes a second to import
 
-        pictures = draw(frame, own, masks.configurations, figures)
+        pictures = draw(frame, own, logs, masks.configurations, figures)
     notes = [f"Command: `{' '.join(command.split())}`"] if command else []
     if commit is not None:
         notes.append(f"The table was written at commit {commit[:10]}.")
@@ -80,7 +82,7 @@ def assemble(
         "Scores": [*score_tables(frame, test=test, notes=notes)],
         "Beside the paper": [published_table(frame, configs), claims],
         "Comparisons": [overall_table(frame, own), comparison_table(frame, own), noise],
-        "Cost": [cost_table(own), compute_table(own)],
+        "Cost": [cost_table(own), compute_table(own, logs)],
         "Training": [],
         "Masks": [*_mask_tables(frame, masks.configurations)],
         "Ablations": [*ablation_tables(frame, own, test)],
@@ -94,7 +96,7 @@ def assemble(
         for title, tables in chapters.items()
     ]
     pages, torn = without_broken_snapshots(run_pages(frame, runs))
-    problems = [*frame["problem"].dropna().unique(), *masks.problems, *unread, *torn]
+    problems = [*frame["problem"].dropna().unique(), *masks.problems, *unread, *illegible, *torn]
     return Report(
         title="maskbench report",
         summary=[*summary(frame, own, claims, test=test)],

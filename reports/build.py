@@ -22,7 +22,6 @@ from reports.assemble import assemble
 from reports.collect import collect
 from reports.found import find
 from reports.labels import Config
-
 from reports.report import Report
 from reports.stats import TESTS, Test
 from reports.write import keep_only, write_tables

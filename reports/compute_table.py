@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
 from reports.entrants import Entrant
 from reports.labels import SAME
 from reports.markup import Cell, Column, Row, Table
 from reports.outcomes import shown
-from reports.training_log import read_log
+from reports.training_log import Series, paired
 
 EQUAL = 0.05  # share by which the operations of two rows that count as equal may differ
 
@@ -23,44 +20,12 @@ EQUAL = 0.05  # share by which the operations of two rows that count as equal ma
 _FREE = ("method", "epochs", "pflops", "turns", "mask_optimiser", "update")
 
 
-@dataclass(frozen=True)
-class Curve:
-    """The online probe of one run over training.
-
-    Attributes:
-        flops: operations so far.
-        accuracy: in percent, smoothed.
-    """
-
-    flops: Float[np.ndarray, "t"]
-    accuracy: Float[np.ndarray, "t"]
-
-    def at(self, flops: float) -> float:
-        """Accuracy after so many operations; NaN beyond the last."""
-        if not len(self.flops) or flops > self.flops[-1] * (1 + 1e-9):
-            return math.nan
-        return float(np.interp(flops, self.flops, self.accuracy))
-
-
-def probe_curve(folder: Path) -> Curve:
-    """Read a run's; empty where it had no probe or noted no operations.
-
-    Accuracies of single batches are averaged over a twentieth of training around each.
-
-    Raises:
-        ValueError: naming the log, if it is broken.
-    """
-    points = [
-        (line["flops"], line["probe"])
-        for line in read_log(folder)
-        if {"flops", "probe"} <= line.keys()
-    ]
-    if not points:
-        return Curve(np.empty(0), np.empty(0))
-    flops, accuracy = (np.array(values, dtype=float) for values in zip(*points, strict=True))
-    window = len(accuracy) // 40
-    smooth = pd.Series(accuracy).rolling(2 * window + 1, min_periods=1, center=True).mean()
-    return Curve(flops, smooth.to_numpy())
+def probe_at(series: Series, flops: float) -> float:
+    """Accuracy of the online probe after so many operations; NaN beyond the last."""
+    spent, accuracy = paired(series, "flops", "probe")
+    if not len(spent) or flops > spent[-1] * (1 + 1e-9):
+        return math.nan
+    return float(np.interp(flops, spent, accuracy))
 
 
 def comparable(entrants: Mapping[str, Entrant]) -> list[list[Entrant]]:
@@ -77,19 +42,17 @@ def comparable(entrants: Mapping[str, Entrant]) -> list[list[Entrant]]:
     return [group for group in groups.values() if len({one.method for one in group}) > 1]
 
 
-def compute_table(entrants: Mapping[str, Entrant]) -> Table | None:
+def compute_table(entrants: Mapping[str, Entrant], logs: Mapping[str, Series]) -> Table | None:
     """What the online probe reached at the end, and with the operations of the cheapest row.
 
     Args:
         entrants: by hash8.
-
-    Raises:
-        ValueError: naming a log that is broken.
+        logs: by run folder.
     """
     rows: list[Row] = []
     lines: list[dict[str, object]] = []
     for number, group in enumerate(comparable(entrants)):
-        for row, line in _lines(group, f"group{number}"):
+        for row, line in _lines(group, logs, f"group{number}"):
             rows.append(row)
             lines.append(line)
     if not rows:
@@ -132,12 +95,14 @@ def equally_dear(one: Entrant, group: Sequence[Entrant]) -> list[Entrant]:
     ]
 
 
-def _lines(group: Sequence[Entrant], block: str) -> Iterator[tuple[Row, dict[str, object]]]:
+def _lines(
+    group: Sequence[Entrant], logs: Mapping[str, Series], block: str
+) -> Iterator[tuple[Row, dict[str, object]]]:
     least = min(one.flops for one in group)
     for one in group:
-        curves = [probe_curve(Path(folder)) for folder in one.runs.values()]
-        last = _mean([float(c.accuracy[-1]) for c in curves if len(c.accuracy)])
-        at_equal = _mean([c.at(least) for c in curves])
+        own = [logs[folder] for folder in one.runs.values() if folder in logs]
+        last = _mean([probe_at(series, float(np.nanmax(series["flops"]))) for series in own])
+        at_equal = _mean([probe_at(series, least) for series in own])
         alike = [other.label for other in equally_dear(one, group)]
         epochs = one.settings.get("epochs")
         yield (

@@ -27,6 +27,7 @@ from reports.score_plots import plot_points
 from reports.score_tables import score_tables
 from reports.settings_tables import settings_tables
 from reports.stats import Test
+from reports.training_log import Series, read_series
 from reports.training_plots import plot_curves as _plot_curves
 
 __all__ = [
@@ -64,7 +65,10 @@ def load(*folders: str | Path) -> pd.DataFrame:
 
 
 def tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
-    """Every table that a frame of `load`, or a part of it, has something for, by name."""
+    """Every table that a frame of `load`, or a part of it, has something for, by name.
+
+    Training logs that are broken are passed over; `reports/build.py` names them.
+    """
     own = _entrants(frame)
     configs = {h: one.settings for h, one in own.items()}
     made: list[Table | None] = [
@@ -74,7 +78,7 @@ def tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
         comparison_table(frame, own),
         noise_table(frame)[0],
         cost_table(own),
-        compute_table(own),
+        compute_table(own, _logs(frame)),
         *ablation_tables(frame, own, test),
         *metric_tables(frame, test),
         *settings_tables(own),
@@ -96,7 +100,9 @@ def table(frame: pd.DataFrame, name: str = "table1", test: Test = "t") -> Table:
 
 def plot_curves(frame: pd.DataFrame, x: str = "step") -> Figure:
     """See `reports.training_plots.plot_curves`; raises ValueError without logs."""
-    return _drawn(lambda: _plot_curves(_entrants(frame), x), "no run has logged its training")
+    return _drawn(
+        lambda: _plot_curves(_entrants(frame), _logs(frame), x), "no run has logged its training"
+    )
 
 
 def plot_compute(frame: pd.DataFrame) -> Figure:
@@ -119,6 +125,10 @@ def _drawn(draw: Callable[[], Figure | None], otherwise: str) -> Figure:
     if figure is None:
         raise ValueError(otherwise)
     return figure
+
+
+def _logs(frame: pd.DataFrame) -> dict[str, Series]:
+    return read_series(frame["run"].unique())[0]
 
 
 def _entrants(frame: pd.DataFrame) -> dict[str, Entrant]:

@@ -19,6 +19,7 @@ from reports.mask_gallery import write_galleries
 from reports.mask_runs import Configuration
 from reports.report import Picture
 from reports.score_plots import plot_compute, plot_points
+from reports.training_log import Series
 from reports.training_plots import plot_curves, plot_overlap
 
 MOST_WITH_MASKS = 15  # configurations; `reports/masks.py` draws all
@@ -28,6 +29,7 @@ Pictures = dict[str, list[Picture]]  # by the section that they are in
 def draw(
     frame: pd.DataFrame,
     entrants: Mapping[str, Entrant],
+    logs: Mapping[str, Series],
     masks: Sequence[Configuration],
     folder: Path,
 ) -> Pictures:
@@ -36,6 +38,7 @@ def draw(
     Args:
         frame: as `reports.collect.collect` makes it.
         entrants: by hash8.
+        logs: of training, by run folder.
         masks: configurations that left masks.
         folder: for the files.
 
@@ -57,7 +60,7 @@ def draw(
         title = "Every seed: points are seeds, bars 95% t intervals of the mean"
         add("Scores", "points", title, text, plot_points(scored))
     title = "Online probe and loss over training: mean over seeds, from the lowest to the highest"
-    add("Training", "training", title, _listed(entrants), plot_curves(entrants))
+    add("Training", "training", title, _listed(entrants), plot_curves(entrants, logs))
     title = "Scores against the operations of pretraining; dotted, what nothing as cheap exceeds"
     text = "A panel for each evaluation. The numbers are in the table of costs and Tables 1 and 2."
     add("Cost", "compute", title, text, plot_compute(scored, entrants))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
 import numpy as np
+import pandas as pd
+from jaxtyping import Float
 
 from benchmark.files import parsed_json
 from benchmark.type_check import misfit
@@ -58,6 +62,47 @@ def read_log(folder: Path, most: int | None = MOST) -> list[dict[str, Any]]:
     except ValueError as error:
         raise ValueError(f"{path} is broken ({error}); train that run again") from error
     return lines
+
+
+Series = Mapping[str, Float[np.ndarray, "t"]]  # by key of `KEYS`, NaN where a line lacks it
+
+KEYS = ("step", "epoch", "seconds", "flops", "loss", "probe")
+
+
+def read_series(folders: Iterable[str]) -> tuple[dict[str, Series], list[str]]:
+    """What reports draw of the logs of some runs.
+
+    Args:
+        folders: of the runs.
+
+    Returns:
+        Series by folder, for those that have a log; and a sentence for each log that is broken.
+    """
+    found: dict[str, Series] = {}
+    problems = []
+    for folder in folders:
+        try:
+            lines = read_log(Path(folder))
+        except (ValueError, OSError) as error:
+            problems.append(str(error))
+            continue
+        if lines:
+            found[folder] = {
+                key: np.array([line.get(key, math.nan) for line in lines], dtype=float)
+                for key in KEYS
+            }
+    return found, problems
+
+
+def paired(series: Series, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:
+    """The values of two keys where both are known, those of y smoothed.
+
+    A value is averaged with its neighbours, over a twentieth of the log: single batches jump.
+    """
+    both = ~np.isnan(series[x]) & ~np.isnan(series[y])
+    values = pd.Series(series[y][both])
+    window = 2 * (len(values) // 40) + 1
+    return series[x][both], values.rolling(window, min_periods=1, center=True).mean().to_numpy()
 
 
 def _uneven(lines: list[dict[str, Any]]) -> str | None:

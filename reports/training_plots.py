@@ -4,85 +4,70 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from reports.entrants import Entrant
 from reports.figures import INK, colours, themed, wrapped
-from reports.training_log import read_log
+from reports.training_log import Series, paired
 
 _MOST_CURVES = 10
 
 
-def plot_curves(entrants: Mapping[str, Entrant], x: str = "step") -> Figure | None:
+def plot_curves(
+    entrants: Mapping[str, Entrant], logs: Mapping[str, Series], x: str = "step"
+) -> Figure | None:
     """Online probe and loss over training: mean over seeds, with a band from the lowest to highest.
 
     Args:
         entrants: by hash8; the first ten with logs are shown.
-        x: "step", "epoch", "flops" or "seconds", which the log tells for each line.
+        logs: by run folder.
+        x: one of `reports.training_log.KEYS`: "step", "epoch", "flops" or "seconds".
 
     Returns:
         None if nothing was logged.
     """
-    logs: dict[str, list[list[dict[str, Any]]]] = {}
-    for one in entrants.values():
-        runs = [read_log(Path(folder)) for folder in one.runs.values()]
-        runs = [lines for lines in runs if any("loss" in line for line in lines)]
-        if runs:
-            logs[one.label] = runs
-        if len(logs) == _MOST_CURVES:
-            break
-    if not logs:
+    own = {
+        one.label: [logs[folder] for folder in one.runs.values() if folder in logs]
+        for one in entrants.values()
+    }
+    shown = {label: runs for label, runs in own.items() if runs}
+    shown = dict(list(shown.items())[:_MOST_CURVES])
+    if not shown:
         return None
     with themed():
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         grid = figure.subplots(1, 2)
-        palette = colours(len(logs))
-        for runs, colour in zip(logs.values(), palette, strict=True):
+        palette = colours(len(shown))
+        for runs, colour in zip(shown.values(), palette, strict=True):
             for axes, key in zip(grid, ("probe", "loss"), strict=True):
-                _band(axes, runs, x, key, colour)
+                _band(axes, [paired(series, x, key) for series in runs], colour)
         grid[0].set_ylabel("online probe, accuracy in percent")
         grid[1].set_ylabel("loss")
         for axes in grid:
             axes.set_xlabel(x)
         handles = [
             Line2D([], [], color=colour, label=label)
-            for label, colour in zip(logs, palette, strict=True)
+            for label, colour in zip(shown, palette, strict=True)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure
 
 
-def _band(
-    axes: Axes, runs: Sequence[Sequence[Mapping[str, Any]]], x: str, key: str, colour: Any
-) -> None:
-    curves = []
-    for lines in runs:
-        points = [(line[x], line[key]) for line in lines if x in line and key in line]
-        if points:
-            xs, ys = (np.array(values, dtype=float) for values in zip(*points, strict=True))
-            curves.append((xs, _smooth(ys)))
-    if not curves:
+def _band(axes: Axes, curves: Sequence[tuple[np.ndarray, np.ndarray]], colour: Any) -> None:
+    known = [(xs, ys) for xs, ys in curves if len(xs)]
+    if not known:
         return
-    start, end = max(xs[0] for xs, _ in curves), min(xs[-1] for xs, _ in curves)
+    start, end = max(xs[0] for xs, _ in known), min(xs[-1] for xs, _ in known)
     common = np.linspace(start, end, 200) if end > start else np.array([end])
-    values = np.stack([np.interp(common, xs, ys) for xs, ys in curves])
+    values = np.stack([np.interp(common, xs, ys) for xs, ys in known])
     axes.fill_between(common, values.min(0), values.max(0), color=colour, alpha=0.2, linewidth=0)
     marker = "" if len(common) > 1 else "o"
     axes.plot(common, values.mean(0), marker=marker, color=colour, linewidth=1.4)
-
-
-def _smooth(values: np.ndarray) -> np.ndarray:
-    """Averages over a twentieth of training: single batches jump."""
-    window = 2 * (len(values) // 40) + 1
-    rolled = pd.Series(values).rolling(window, min_periods=1, center=True).mean()
-    return np.asarray(rolled)
 
 
 def plot_overlap(overlaps: Mapping[str, np.ndarray]) -> Figure:

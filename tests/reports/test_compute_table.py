@@ -3,15 +3,15 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from benchmark.runs import Run
 from reports.collect import collect
-from reports.compute_table import comparable, compute_table, probe_curve
+from reports.compute_table import comparable, compute_table, probe_at
 from reports.entrants import entrants
+from reports.training_log import read_series
 
 LINEAR = ("linear", "scenes")
 
@@ -38,7 +38,7 @@ def runs(make_run) -> list[Run]:
 
 def table(runs: Sequence[Run], configs):
     frame = collect(runs)
-    return compute_table(entrants(frame, configs))
+    return compute_table(entrants(frame, configs), read_series(frame["run"].unique())[0])
 
 
 def configs_of(runs: Sequence[Run], **of_method: int):
@@ -87,9 +87,23 @@ def test_compute_table__one_method_alone(runs: list[Run]) -> None:
     assert table(runs[:2], configs_of(runs)) is None
 
 
-def test_probe_curve__beyond_its_end_and_without_a_probe(runs: list[Run], tmp_path: Path) -> None:
-    curve = probe_curve(runs[0].folder)
-    assert curve.at(100.0) == pytest.approx(30.0)
-    assert curve.at(62.5) == pytest.approx(np.interp(62.5, [50, 75], [15.0, 22.5]))
-    assert math.isnan(curve.at(101.0))
-    assert math.isnan(probe_curve(tmp_path).at(1.0))
+def test_probe_at__between_lines_and_beyond_the_end(runs: list[Run]) -> None:
+    (series,) = read_series([str(runs[0].folder)])[0].values()
+    assert probe_at(series, 100.0) == pytest.approx(30.0)
+    assert probe_at(series, 62.5) == pytest.approx(np.interp(62.5, [50, 75], [15.0, 22.5]))
+    assert math.isnan(probe_at(series, 101.0))
+    assert math.isnan(probe_at(series | {"probe": np.full(4, math.nan)}, 50.0))
+
+
+def test_read_series__broken_logs_are_named(runs: list[Run]) -> None:
+    (runs[0].folder / "metrics.jsonl").write_text("{")
+    found, problems = read_series(str(run.folder) for run in runs)
+    assert len(found) == 3
+    assert [str(runs[0].folder) in problem for problem in problems] == [True]
+
+
+def test_read_series__long_logs_are_thinned_out(runs: list[Run]) -> None:
+    log(runs[0], [(float(k), 1.0) for k in range(10_000)])
+    (series,) = read_series([str(runs[0].folder)])[0].values()
+    assert len(series["step"]) == 400
+    assert (series["step"][0], series["step"][-1]) == (0, 9_999)

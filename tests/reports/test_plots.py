@@ -15,6 +15,7 @@ from reports.entrants import entrants
 from reports.figures import save
 from reports.score_plots import pareto_front, plot_compute, plot_points
 from reports.stats import t_interval
+from reports.training_log import read_series
 from reports.training_plots import plot_curves, plot_overlap
 
 LINEAR = ("linear", "scenes")
@@ -70,14 +71,14 @@ def test_plot_curves__mean_and_band_over_seeds(make_run) -> None:
         lines = [{"epoch": 0, "step": s, "loss": 5.0 + run.seed, "probe": 10.0 * s} for s in (0, 9)]
         (run.folder / "metrics.jsonl").write_text("".join(json.dumps(x) + "\n" for x in lines))
     frame = collect(runs)
-    figure = plot_curves(entrants(frame, {}))
+    figure = plot_curves(entrants(frame, {}), read_series(frame["run"].unique())[0])
     assert figure is not None
     probe, loss = figure.axes[:2]
     assert np.allclose(loss.lines[0].get_ydata(), 5.5)
     band = loss.collections[0].get_paths()[0].vertices[:, 1]
     assert (band.min(), band.max()) == (5.0, 6.0)
     assert probe.lines[0].get_ydata()[-1] == pytest.approx(90.0)
-    assert plot_curves(entrants(collect([make_run("none", 0, {LINEAR: 1.0})]), {})) is None
+    assert plot_curves(entrants(frame, {}), {}) is None
 
 
 def test_slot_overlap__by_hand() -> None:
