@@ -13,13 +13,13 @@ from typing import Any
 
 _FROM = "reports.notebook"
 __all__ = [
+    "all_tables",
     "load",
     "plot_ablation",
     "plot_compute",
     "plot_curves",
     "plot_points",
     "table",
-    "tables",
 ]
 
 

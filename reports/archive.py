@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import UserError
-from reports.archive_contents import export_runs
-from reports.archive_file import read_manifest, unpack
-from reports.archive_manifest import Manifest
-from reports.merging import import_archive
+from reports.sets.archive_contents import export_runs
+from reports.sets.archive_file import read_manifest, unpack
+from reports.sets.archive_manifest import Manifest
+from reports.sets.merging import import_archive
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,28 +8,28 @@ from pathlib import Path
 import pandas as pd
 
 from benchmark.runs import Run
-from reports.ablations import ablation_tables
-from reports.claims import claims_table
-from reports.comparisons import comparison_table
-from reports.compute_table import compute_table
-from reports.cost_table import cost_table
-from reports.entrants import entrants
-from reports.labels import Config
-from reports.markup import Table
-from reports.mask_evidence import SlotEvidence
-from reports.mask_quality import measure, quality_tables, summarise
-from reports.mask_runs import Configuration, of_runs
-from reports.metric_tables import metric_tables
-from reports.noise_table import noise_table
-from reports.overall import overall_table
-from reports.published import published_table
-from reports.report import Picture, Report, Section
-from reports.run_pages import run_pages, without_broken_snapshots
-from reports.score_tables import score_tables
-from reports.settings_tables import settings_tables
+from reports.page.report import Picture, Report, Section
+from reports.page.run_pages import run_pages, without_broken_snapshots
+from reports.page.summary import summary
+from reports.results.entrants import entrants
+from reports.results.labels import Config
+from reports.results.mask_runs import Configuration, of_runs
+from reports.results.training_log import read_series
 from reports.stats import Test
-from reports.summary import summary
-from reports.training_log import read_series
+from reports.tables.ablations import ablation_tables
+from reports.tables.claims import claims_table
+from reports.tables.comparisons import comparison_table
+from reports.tables.compute_table import compute_table
+from reports.tables.cost_table import cost_table
+from reports.tables.markup import Table
+from reports.tables.mask_evidence import SlotEvidence
+from reports.tables.mask_quality import measure, quality_tables, summarise
+from reports.tables.metric_tables import metric_tables
+from reports.tables.noise_table import noise_table
+from reports.tables.overall import overall_table
+from reports.tables.published import published_table
+from reports.tables.score_tables import score_tables
+from reports.tables.settings_tables import settings_tables
 
 # Presets that are ablations of one choice: their results are in no table of the paper.
 NOT_TABULATED = ("paper_literal",)
@@ -49,14 +49,14 @@ def assemble(
     """Make everything that the results have something for.
 
     Args:
-        frame: as `reports.collect.collect` makes it.
+        frame: as `reports.results.collect.collect` makes it.
         runs: that it was made of.
         configs: resolved configurations by hash8.
         figures: folder that figures are drawn into; None for none.
         left_out: what else lies in the folders, in sentences; broken files are added.
         command: that makes the report.
         commit: of the code that makes it.
-        test: see `reports.score_tables.score_tables`.
+        test: see `reports.tables.score_tables.score_tables`.
 
     Raises:
         ValueError: naming a file that is broken and belongs to what is in the tables.
@@ -72,7 +72,7 @@ def assemble(
     logs, illegible = read_series(frame["run"].unique())
     pictures: Mapping[str, Sequence[Picture]] = {}
     if figures is not None:
-        from reports.pictures import draw  # here, as matplotlib takes a second to import
+        from reports.figures.pictures import draw  # here, as matplotlib takes a second to import
 
         pictures = draw(frame, own, logs, masks.configurations, figures)
     notes = [f"Command: `{' '.join(command.split())}`"] if command else []

@@ -19,10 +19,10 @@ from benchmark.errors import UserError
 from benchmark.lock import exclusive
 from benchmark.runs import Run
 from reports.assemble import assemble
-from reports.collect import collect
-from reports.found import find
-from reports.labels import Config
-from reports.report import Report
+from reports.page.report import Report
+from reports.results.collect import collect
+from reports.results.found import find
+from reports.results.labels import Config
 from reports.stats import TESTS, Test
 from reports.write import keep_only, write_tables
 
@@ -70,7 +70,7 @@ def build(
         command: command line that makes it.
         commit: of the code that makes it, if known.
         left_out: what else lies in the folders, in sentences.
-        test: see `reports.score_tables.score_tables`.
+        test: see `reports.tables.score_tables.score_tables`.
         page: whether figures and the HTML page are wanted too, which take seconds.
     """
     with exclusive(out, lambda owner: print(f"{out}: waiting for {owner}", file=sys.stderr)):
@@ -86,7 +86,7 @@ def build(
         )
         paths = write_tables(report, out)
         if page:
-            from reports.page import write_page  # here, as jinja2 takes long to import
+            from reports.page.page import write_page  # here, as jinja2 takes long to import
 
             pictures = [picture for section in report.sections for picture in section.pictures]
             paths += [p.png.with_suffix(kind) for p in pictures for kind in (".png", ".pdf")]

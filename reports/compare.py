@@ -15,11 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError
-from reports.markup import Table
-from reports.report import Report, Section
-from reports.result_sets import read_set
-from reports.set_comparison import MATCHINGS, Matching, SetComparison, compare_sets
-from reports.set_tables import BEYOND_NOISE, summary, tables
+from reports.page.report import Report, Section
+from reports.sets.result_sets import read_set
+from reports.sets.set_comparison import MATCHINGS, Matching, SetComparison, compare_sets
+from reports.sets.set_tables import BEYOND_NOISE, summary, tables
+from reports.tables.markup import Table
 from reports.write import write_tables
 
 
@@ -53,7 +53,7 @@ def compare(a: Path, b: Path, match: Matching = "label") -> Compared:
     Args:
         a: the reference: a folder with runs, or an archive.
         b: what is compared with it.
-        match: see `reports.set_comparison.compare_sets`.
+        match: see `reports.sets.set_comparison.compare_sets`.
 
     Raises:
         UserError: if one of them holds no run, or is no sound archive.

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from benchmark.errors import UserError
-from reports.mask_curves import write_curves
-from reports.mask_gallery import write_galleries
-from reports.mask_quality import write_quality
-from reports.mask_runs import Configuration, find
+from reports.figures.mask_curves import write_curves
+from reports.figures.mask_gallery import write_galleries
+from reports.results.mask_runs import Configuration, find
+from reports.tables.mask_quality import write_quality
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

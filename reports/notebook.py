@@ -8,36 +8,36 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 
-from reports.ablation_plots import plot_ablation as _plot_ablation
-from reports.ablations import ablation_tables, varied_alone
-from reports.collect import COLUMNS, collect
-from reports.comparisons import comparison_table
-from reports.compute_table import compute_table
-from reports.cost_table import cost_table
-from reports.entrants import Entrant, entrants
-from reports.found import find
-from reports.labels import flattened
-from reports.markup import Table
-from reports.metric_tables import metric_tables
-from reports.noise_table import noise_table
-from reports.overall import overall_table
-from reports.published import published_table
-from reports.score_plots import plot_compute as _plot_compute
-from reports.score_plots import plot_points
-from reports.score_tables import score_tables
-from reports.settings_tables import settings_tables
+from reports.figures.ablation_plots import plot_ablation as _plot_ablation
+from reports.figures.score_plots import plot_compute as _plot_compute
+from reports.figures.score_plots import plot_points
+from reports.figures.training_plots import plot_curves as _plot_curves
+from reports.results.collect import COLUMNS, collect
+from reports.results.entrants import Entrant, entrants
+from reports.results.found import find
+from reports.results.labels import flattened
+from reports.results.training_log import Series, read_series
 from reports.stats import Test
-from reports.training_log import Series, read_series
-from reports.training_plots import plot_curves as _plot_curves
+from reports.tables.ablations import ablation_tables, varied_alone
+from reports.tables.comparisons import comparison_table
+from reports.tables.compute_table import compute_table
+from reports.tables.cost_table import cost_table
+from reports.tables.markup import Table
+from reports.tables.metric_tables import metric_tables
+from reports.tables.noise_table import noise_table
+from reports.tables.overall import overall_table
+from reports.tables.published import published_table
+from reports.tables.score_tables import score_tables
+from reports.tables.settings_tables import settings_tables
 
 __all__ = [
+    "all_tables",
     "load",
     "plot_ablation",
     "plot_compute",
     "plot_curves",
     "plot_points",
     "table",
-    "tables",
 ]
 
 
@@ -45,9 +45,9 @@ def load(*folders: str | Path) -> pd.DataFrame:
     """Every result below some folders as one tidy frame.
 
     Returns:
-        One row per run, task, evaluation seed and metric, with `reports.collect.COLUMNS` and a
-        column for each key of the resolved configurations. ``attrs["left_out"]`` names what lies
-        there and is in no row, or cannot be trusted.
+        One row per run, task, evaluation seed and metric, with the columns that
+        `reports.results.collect` has and one for each key of the resolved configurations.
+        ``attrs["left_out"]`` names what lies there and is in no row, or cannot be trusted.
 
     Raises:
         UserError: if a folder is none, or there is no run.
@@ -64,7 +64,7 @@ def load(*folders: str | Path) -> pd.DataFrame:
     return frame
 
 
-def tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
+def all_tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
     """Every table that a frame of `load`, or a part of it, has something for, by name.
 
     Training logs that are broken are passed over; `reports/build.py` names them.
@@ -87,31 +87,31 @@ def tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
 
 
 def table(frame: pd.DataFrame, name: str = "table1", test: Test = "t") -> Table:
-    """One of the `tables`; a notebook shows it as HTML, ``.styled()`` is a pandas Styler.
+    """One of `all_tables`; a notebook shows it as HTML, ``.styled()`` is a pandas Styler.
 
     Raises:
         ValueError: if the frame has nothing for it.
     """
-    made = tables(frame, test)
+    made = all_tables(frame, test)
     if name not in made:
         raise ValueError(f"there is no table {name} of these results; there are {', '.join(made)}")
     return made[name]
 
 
 def plot_curves(frame: pd.DataFrame, x: str = "step") -> Figure:
-    """See `reports.training_plots.plot_curves`; raises ValueError without logs."""
+    """See `reports.figures.training_plots.plot_curves`; raises ValueError without logs."""
     return _drawn(
         lambda: _plot_curves(_entrants(frame), _logs(frame), x), "no run has logged its training"
     )
 
 
 def plot_compute(frame: pd.DataFrame) -> Figure:
-    """See `reports.score_plots.plot_compute`; raises ValueError without operations."""
+    """See `reports.figures.score_plots.plot_compute`; raises ValueError without operations."""
     return _drawn(lambda: _plot_compute(frame, _entrants(frame)), "no operations are known")
 
 
 def plot_ablation(frame: pd.DataFrame, key: str) -> Figure:
-    """See `reports.ablation_plots.plot_ablation`; raises ValueError if ``key`` does not vary."""
+    """See `reports.figures.ablation_plots`; raises ValueError if ``key`` does not vary."""
     varied = varied_alone(_entrants(frame).values())
     known = ", ".join(varied) or "none"
     return _drawn(

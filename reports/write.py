@@ -8,7 +8,7 @@ from pathlib import Path
 
 from benchmark.files import read_json, write_json, write_text
 from benchmark.type_check import misfit
-from reports.report import Report
+from reports.page.report import Report
 
 _LIST = "files.json"
 _NAME = re.compile(r"(figures/)?\w[\w.-]*")

@@ -40,7 +40,7 @@ from benchmark.sources.examples import read_image
 from benchmark.sources.folder import Folder
 from benchmark.sources.inaturalist import INaturalist2021
 from reports import masks
-from reports.mask_runs import find
+from reports.results.mask_runs import find
 
 ROOT = Path(__file__).parents[1]
 LINE = ("preset=smoke", "data.train_count=128", "data.test_count=64", "task=[knn,mask_quality]")

@@ -8,8 +8,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from reports.markup import Cell, Column, Row, Table
-from reports.report import Picture, Report, RunPage, Section
+from reports.page.report import Picture, Report, RunPage, Section
+from reports.tables.markup import Cell, Column, Row, Table
 
 METHODS = ("SimCLR", "+ ADIOS", "+ Sequential")
 

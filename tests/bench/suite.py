@@ -29,9 +29,9 @@ from typing import Any
 import torch
 from measure import Row, print_rows
 
+from benchmark.checkout import git_state
 from benchmark.files import write_json
 from benchmark.launcher import ALLOCATOR
-from benchmark.checkout import git_state
 
 HERE = Path(__file__).resolve().parent
 ON_GPU = ("step", "augmentation", "probe")

@@ -19,12 +19,12 @@ import yaml
 
 from benchmark.lock import exclusive
 from benchmark.runs import PlannedTask, Run, identity, note_plans
-from reports import archive_file, merging
 from reports.archive import main
-from reports.archive_file import read_manifest
 from reports.build import build
-from reports.found import find
-from reports.merging import import_archive
+from reports.results.found import find
+from reports.sets import archive_file, merging
+from reports.sets.archive_file import read_manifest
+from reports.sets.merging import import_archive
 
 TASKS = ("linear", "knn")
 HOST = "node17.lab.example.org"

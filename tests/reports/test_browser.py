@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from sample_report import sample_report
 
-from reports.page import write_page
+from reports.page.page import write_page
 
 pytestmark = pytest.mark.browser
 

@@ -15,7 +15,7 @@ import pytest
 
 from benchmark.runs import Run
 from reports.build import main
-from reports.collect import collect
+from reports.results.collect import collect
 
 ROOT = Path(__file__).parents[2]
 LINEAR, KNN = ("linear", "scenes"), ("knn", "scenes")
@@ -164,7 +164,7 @@ def test_notebook__one_tidy_frame_with_settings(runs: Sequence[Run], tmp_path: P
     assert set(frame["epochs"].dropna()) == {2}
     assert set(frame.loc[frame["hash8"] == "wide", "method.budget"]) == {0.4}
     assert frame.attrs["left_out"] == []
-    tables = reports.tables(frame)
+    tables = reports.all_tables(frame)
     assert list(tables["table1"].data["n"])[:1] == [3]
     html = reports.table(frame, "ablation_method_budget")._repr_html_()
     assert "font-weight: bold" in html

@@ -13,7 +13,7 @@ from scipy import stats
 from benchmark.runs import PlannedTask, Run, identity, note_plans
 from reports.archive import main as archive
 from reports.compare import compare, main
-from reports.set_comparison import Change
+from reports.sets.set_comparison import Change
 from reports.stats import holm
 
 Scores = Mapping[int, float | None]  # by seed; None where the result is missing

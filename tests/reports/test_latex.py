@@ -15,8 +15,8 @@ import pytest
 
 from benchmark.runs import Run
 from reports.assemble import assemble
-from reports.collect import collect
-from reports.markup import Cell, Column, Row, Table
+from reports.results.collect import collect
+from reports.tables.markup import Cell, Column, Row, Table
 
 pytestmark = pytest.mark.browser
 

@@ -15,9 +15,9 @@ import yaml
 from PIL import Image
 
 from benchmark.runs import Run, identity
-from reports.mask_curves import added_loss, series
-from reports.mask_runs import find, sheets
+from reports.figures.mask_curves import added_loss, series
 from reports.masks import main
+from reports.results.mask_runs import find, sheets
 
 MakeMasks = Callable[..., Path]
 SIDE, COUNT = 8, 6
@@ -106,7 +106,7 @@ def test_masks__table_and_pictures(make_masks: MakeMasks, tmp_path: Path, capsys
         make_masks("adios_s", seed, masks=constant, slot_loss=(2.0,))
     out = report(tmp_path)
     assert sorted(path.name for path in out.iterdir()) == [
-        "curves.png", "gallery.png", "quality.csv", "quality.md",
+        "curves.pdf", "curves.png", "gallery.pdf", "gallery.png", "quality.csv", "quality.md",
     ]  # fmt: skip
     head, _, adios, sequential = rows(out)
     assert head == [
@@ -236,7 +236,7 @@ def test_sheets__at_most_so_many(make_masks: MakeMasks, tmp_path: Path) -> None:
     assert sheets(found, 7) == {"": found}
     (tmp_path / "out").mkdir()
     out = report(tmp_path)
-    assert {path.name for path in out.glob("curves*")} == {"curves_1.png", "curves_2.png"}
+    assert {path.name for path in out.glob("curves*.png")} == {"curves_1.png", "curves_2.png"}
 
 
 def test_series__long_logs_are_averaged() -> None:

@@ -10,13 +10,13 @@ import pytest
 from PIL import Image
 
 from benchmark.mask_metrics import slot_overlap
-from reports.collect import collect
-from reports.entrants import entrants
-from reports.figures import save
-from reports.score_plots import pareto_front, plot_compute, plot_points
+from reports.figures.score_plots import pareto_front, plot_compute, plot_points
+from reports.figures.style import save
+from reports.figures.training_plots import plot_curves, plot_overlap
+from reports.results.collect import collect
+from reports.results.entrants import entrants
+from reports.results.training_log import read_series
 from reports.stats import t_interval
-from reports.training_log import read_series
-from reports.training_plots import plot_curves, plot_overlap
 
 LINEAR = ("linear", "scenes")
 

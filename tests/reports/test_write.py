@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from reports.markup import Cell, Column, Row, Table
-from reports.report import Report, Section
+from reports.page.report import Report, Section
+from reports.tables.markup import Cell, Column, Row, Table
 from reports.write import keep_only, write_tables
 
 

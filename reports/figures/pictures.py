@@ -1,0 +1,121 @@
+"""Which figures a report has: drawn, written, and told in words for who cannot see them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from matplotlib.figure import Figure
+
+from benchmark.mask_metrics import slot_overlap
+from reports.figures.ablation_plots import plot_ablation
+from reports.figures.mask_curves import write_curves
+from reports.figures.mask_gallery import write_galleries
+from reports.figures.score_plots import plot_compute, plot_points
+from reports.figures.style import save, themed
+from reports.figures.training_plots import plot_curves, plot_overlap
+from reports.page.report import Picture
+from reports.results.entrants import Entrant
+from reports.results.mask_runs import Configuration
+from reports.results.training_log import Series
+from reports.tables.ablations import varied_alone
+
+MOST_WITH_MASKS = 15  # configurations; `reports/masks.py` draws all
+Pictures = dict[str, list[Picture]]  # by the section that they are in
+
+
+def draw(
+    frame: pd.DataFrame,
+    entrants: Mapping[str, Entrant],
+    logs: Mapping[str, Series],
+    masks: Sequence[Configuration],
+    folder: Path,
+) -> Pictures:
+    """Draw all that there is something for, each as PNG and PDF.
+
+    Args:
+        frame: as `reports.results.collect.collect` makes it.
+        entrants: by hash8.
+        logs: of training, by run folder.
+        masks: configurations that left masks.
+        folder: for the files.
+
+    Raises:
+        ValueError: naming a file that is broken.
+    """
+    pictures: Pictures = {}
+
+    def add(section: str, name: str, title: str, text: str, figure: Figure | None) -> None:
+        if figure is not None:
+            save(figure, folder / f"{name}.png")
+            pictures.setdefault(section, []).append(Picture(title, text, folder / f"{name}.png"))
+
+    scored = frame[frame["main"] & (frame["status"] == "ok")]
+    if not scored.empty:
+        text = (
+            "A panel for each evaluation with a row for each method. Table 1 and 2 have the means."
+        )
+        title = "Every seed: points are seeds, bars 95% t intervals of the mean"
+        add("Scores", "points", title, text, plot_points(scored))
+    title = "Online probe and loss over training: mean over seeds, from the lowest to the highest"
+    add("Training", "training", title, _listed(entrants), plot_curves(entrants, logs))
+    title = "Scores against the operations of pretraining; dotted, what nothing as cheap exceeds"
+    text = "A panel for each evaluation. The numbers are in the table of costs and Tables 1 and 2."
+    add("Cost", "compute", title, text, plot_compute(scored, entrants))
+    for key, groups in varied_alone(entrants.values()).items():
+        title, text = f"Scores over {key}", f"The table of the ablation of {key} has the numbers."
+        figure = plot_ablation(scored, key, groups)
+        add("Ablations", f"ablation_{key.replace('.', '_')}", title, text, figure)
+    pictures |= _of_masks(masks, folder)
+    return pictures
+
+
+def _of_masks(found: Sequence[Configuration], folder: Path) -> Pictures:
+    if not found:
+        return {}
+    masks = found[:MOST_WITH_MASKS]
+    more = f" (the first {len(masks)} of {len(found)})" if len(found) > len(masks) else ""
+    names = ", ".join(one.label for one in masks)
+    pictures = [
+        Picture(
+            f"What each slot hides of the same images{more}",
+            f"Rows of masks, white where hidden, and of what remains, for {names}.",
+            path,
+        )
+        for path in write_galleries(masks, folder)
+    ]
+    pictures += [
+        Picture(
+            f"Slots over training: area against budget, binary pixels, loss added{more}",
+            f"Curves of each slot and seed for {names}; the tables of masks have the last values.",
+            path,
+        )
+        for path in write_curves(masks, folder)
+    ]
+    overlaps = dict(_overlaps(masks))
+    if overlaps:
+        path = folder / "overlap.png"
+        with themed():
+            save(plot_overlap(overlaps), path)
+        text = "; ".join(f"{label}: {_told(overlap)}" for label, overlap in overlaps.items())
+        title = f"Overlap of slots, mean cosine of the masks of an image{more}"
+        pictures.append(Picture(title, text, path))
+    return {"Masks": pictures}
+
+
+def _overlaps(masks: Sequence[Configuration]) -> Iterator[tuple[str, np.ndarray]]:
+    for one in masks:
+        found = slot_overlap(one.first.mask_file().masks)
+        if len(found) > 1:
+            yield one.label, found
+
+
+def _told(overlap: np.ndarray) -> str:
+    others = overlap[~np.eye(len(overlap), dtype=bool)]
+    return f"{others.mean():.2f} on average, at most {others.max():.2f}"
+
+
+def _listed(entrants: Mapping[str, Entrant]) -> str:
+    return f"Curves of {', '.join(one.label for one in list(entrants.values())[:10])}."

@@ -1,0 +1,143 @@
+"""Figures of scores: every seed visible, and accuracy against what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from reports.figures.style import FAINT, colours, themed, wrapped
+from reports.results.entrants import Entrant
+from reports.results.evaluations import evaluations
+from reports.results.outcomes import Outcome, outcomes
+
+ACROSS = 3  # panels beside each other
+_MOST_ROWS = 24  # of a panel of points, and of a legend; the methods that come first
+_MARKERS = "osD^vPX*<>"
+
+
+def plot_points(frame: pd.DataFrame) -> Figure:
+    """A panel for each evaluation: each seed a point, mean and 95% t interval beside them.
+
+    Args:
+        frame: as `reports.load` or `reports.results.collect.collect` makes it.
+    """
+    columns = evaluations(frame)
+    cells = outcomes(frame)
+    labels = list(frame.sort_values("control", key=pd.notna, kind="stable")["label"].unique())
+    labels = labels[:_MOST_ROWS]
+    across = min(ACROSS, len(columns))
+    down = math.ceil(len(columns) / across)
+    with themed():
+        height = 0.24 * len(labels) + 0.9
+        figure = Figure(figsize=(3.1 * across + 1.6, down * height), layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False, sharey=True)
+        for axes, (column, heading) in zip(grid.flat, columns.items(), strict=False):
+            _points(axes, labels, [cells.get((label, column)) for label in labels])
+            axes.set_title(wrapped(f"{heading} on {column.data}", 30))
+            axes.set_xlabel("percent")
+        for axes in grid.flat[len(columns) :]:
+            axes.set_visible(False)
+        grid[0, 0].set_yticks(range(len(labels)), labels)
+    return figure
+
+
+def _points(axes: Axes, labels: Sequence[str], cells: Sequence[Outcome | None]) -> None:
+    palette = colours(max(len(labels), 1))
+    for row, cell in enumerate(cells):
+        if cell is None or not cell.n:
+            continue
+        low, high = cell.interval
+        if not math.isnan(low):
+            axes.plot([low, high], [row, row], color=palette[row], alpha=0.35, linewidth=4)
+        axes.plot([cell.mean], [row], "|", color=palette[row], markersize=11, markeredgewidth=2)
+        values = list(cell.by_seed.values())
+        axes.plot(values, [row] * len(values), "o", color=palette[row], markersize=4)
+    # An interval of two or three seeds may be wider than all scores: it does not set the scale.
+    seen = [value for cell in cells if cell for value in cell.by_seed.values()]
+    axes.set_ylim(len(cells) - 0.4, -0.6)
+    if seen:
+        margin = max(0.25 * (max(seen) - min(seen)), 0.5)
+        axes.set_xlim(min(seen) - margin, max(seen) + margin)
+
+
+def plot_compute(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Figure | None:
+    """Score against the operations of pretraining: a panel per evaluation, with its Pareto front.
+
+    Args:
+        frame: as `reports.load` or `reports.results.collect.collect` makes it.
+        entrants: by hash8.
+
+    Returns:
+        None if no operations are known.
+    """
+    known = {h: one for h, one in entrants.items() if one.control is None and one.flops > 0}
+    cells = outcomes(frame[frame["hash8"].isin(list(known))], "hash8")
+    columns = {
+        c: heading for c, heading in evaluations(frame).items() if any(k == c for _, k in cells)
+    }
+    if not columns:
+        return None
+    across = min(ACROSS, len(columns))
+    down = math.ceil(len(columns) / across)
+    palette = dict(zip(known, colours(len(known)), strict=True))
+    markers = {h: _MARKERS[k % len(_MARKERS)] for k, h in enumerate(known)}
+    scale, unit = _unit(max(one.flops for one in known.values()))
+    with themed():
+        size = (3.1 * across + 0.6, 2.7 * down + 0.25 * math.ceil(min(len(known), _MOST_ROWS) / 3))
+        figure = Figure(figsize=size, layout="constrained")
+        grid = figure.subplots(down, across, squeeze=False)
+        for axes, (column, heading) in zip(grid.flat, columns.items(), strict=False):
+            own = {h: cells[h, column] for h in known if (h, column) in cells}
+            _against_compute(axes, {h: known[h].flops / scale for h in own}, own, palette, markers)
+            axes.set_title(wrapped(f"{heading} on {column.data}", 30))
+            axes.set_xlabel(f"operations, {unit}")
+        for axes in grid.flat[len(columns) :]:
+            axes.set_visible(False)
+        grid[0, 0].set_ylabel("percent")
+        handles = [
+            Line2D([], [], color=palette[h], marker=markers[h], linestyle="", label=one.label)
+            for h, one in list(known.items())[:_MOST_ROWS]
+        ]
+        figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
+    return figure
+
+
+def _against_compute(
+    axes: Axes,
+    costs: Mapping[str, float],
+    cells: Mapping[str, Outcome],
+    palette: Mapping[str, Any],
+    markers: Mapping[str, str],
+) -> None:
+    # A call for each marker, not for each of what may be hundreds of rows.
+    for marker in dict.fromkeys(markers.values()):
+        own = [h for h in costs if markers[h] == marker and cells[h].n]
+        seeds = [(costs[h], score, h) for h in own for score in cells[h].by_seed.values()]
+        means = [(costs[h], cells[h].mean, h) for h in own]
+        for points, size, alpha in ((seeds, 10, 0.5), (means, 45, 1.0)):
+            x, y = [point[0] for point in points], [point[1] for point in points]
+            colour = [palette[h] for _, _, h in points]
+            axes.scatter(x, y, s=size, c=colour, marker=marker, alpha=alpha, linewidths=0)
+    front = pareto_front([(costs[h], cells[h].mean) for h in costs if cells[h].n])
+    axes.plot(*zip(*front, strict=True), color=FAINT, linewidth=1, linestyle=":", zorder=0)
+
+
+def _unit(flops: float) -> tuple[float, str]:
+    """The largest unit of which there is one at least."""
+    units = {1e18: "EFLOP", 1e15: "PFLOP", 1e12: "TFLOP", 1e9: "GFLOP"}
+    return next(((scale, name) for scale, name in units.items() if flops >= scale), (1.0, "FLOP"))
+
+
+def pareto_front(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """The points that no cheaper or as cheap one reaches, by cost."""
+    front: list[tuple[float, float]] = []
+    for cost, score in sorted(points, key=lambda point: (point[0], -point[1])):
+        if not front or score > front[-1][1]:
+            front.append((cost, score))
+    return front

@@ -1,0 +1,165 @@
+"""What the seeds of a row reached in a column; which rows cannot be told from the best of one."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+
+from reports.results.evaluations import KEY, Evaluation
+from reports.stats import ALPHA, Comparison, Noise, Test, compare, holm, lowest_p, noise, t_interval
+
+Where = tuple[str, Evaluation]  # the row's label, the column
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Seeds of one configuration under one evaluation, in percent.
+
+    A seed of pretraining counts, with the mean over its evaluation seeds, when all of these are
+    there: they share an encoder and are no independent runs.
+
+    Attributes:
+        scores: by seed of pretraining, one per evaluation seed.
+        lost: what became of the seeds that have no score.
+        hash8: of the configuration.
+        runs: folders of all of its seeds.
+    """
+
+    scores: Mapping[int, tuple[float, ...]]
+    lost: Mapping[int, str]
+    hash8: str
+    runs: tuple[str, ...]
+
+    @cached_property
+    def by_seed(self) -> dict[int, float]:
+        """Score by seed of pretraining."""
+        return {seed: float(np.mean(scores)) for seed, scores in self.scores.items()}
+
+    @property
+    def n(self) -> int:
+        """Seeds of pretraining that have a score."""
+        return len(self.scores)
+
+    @property
+    def asked(self) -> int:
+        """Seeds of pretraining that were planned."""
+        return self.n + len(self.lost)
+
+    @cached_property
+    def mean(self) -> float:
+        """Over seeds of pretraining; NaN without one."""
+        return float(np.mean(list(self.by_seed.values()))) if self.n else math.nan
+
+    @cached_property
+    def std(self) -> float:
+        """Sample standard deviation over seeds of pretraining; NaN with fewer than two."""
+        return float(np.std(list(self.by_seed.values()), ddof=1)) if self.n > 1 else math.nan
+
+    @cached_property
+    def interval(self) -> tuple[float, float]:
+        """Student's t interval of the mean."""
+        return t_interval(list(self.by_seed.values()))
+
+    @cached_property
+    def noise(self) -> Noise:
+        """Of pretraining and of the probe, apart."""
+        return noise(list(self.scores.values()))
+
+    def lost_by(self) -> dict[str, int]:
+        """How many seeds were lost to what."""
+        return dict(sorted(Counter(self.lost.values()).items()))
+
+
+def outcomes(frame: pd.DataFrame, label: str = "label") -> dict[Where, Outcome]:
+    """Reduce a frame of results to its cells, in the order of its rows.
+
+    Args:
+        frame: as `reports.results.collect.collect` makes it; the main metrics count.
+        label: the column of the frame that tells rows apart.
+    """
+    main = frame[frame["main"]]
+    columns = [label, *KEY, "seed", "value", "status", "hash8", "run"]
+    cells: dict[Where, list[tuple[int, float, str, str, str]]] = {}
+    for name, *key, seed, value, status, hash8, run in main[columns].itertuples(index=False):
+        cells.setdefault((name, Evaluation(*key)), []).append((seed, value, status, hash8, run))
+    return {where: _outcome(results) for where, results in cells.items()}
+
+
+def _outcome(results: Sequence[tuple[int, float, str, str, str]]) -> Outcome:
+    lost: dict[int, str] = {}
+    for seed, _, status, _, _ in results:
+        if status != "ok":
+            lost.setdefault(seed, status)
+    scores: dict[int, tuple[float, ...]] = {}
+    for seed, value, *_ in sorted(results, key=lambda result: result[0]):
+        if seed not in lost:
+            scores[seed] = (*scores.get(seed, ()), value)
+    runs = dict.fromkeys(run for *_, run in results)
+    return Outcome(scores, lost, results[0][3], tuple(runs))
+
+
+def shown(number: float) -> str:
+    """Two decimals, as in the paper."""
+    return f"{number:.2f}"
+
+
+@dataclass(frozen=True)
+class Rival:
+    """A row beside the best of its column.
+
+    Attributes:
+        comparison: of the best, minus this one, over the seeds that both have.
+        p: of the test that was chosen, by Holm's method corrected for all rivals of the column.
+        tied: whether it is not significantly worse, by a test that could have found it worse.
+    """
+
+    comparison: Comparison
+    p: float
+    tied: bool
+
+
+@dataclass(frozen=True)
+class Ranking:
+    """One column: its best rows, of which several may show the same number, and their rivals."""
+
+    best: tuple[str, ...]
+    rivals: Mapping[str, Rival]
+
+
+def rank(column: Mapping[str, Outcome], test: Test = "t") -> Ranking:
+    """Find the best mean of a column, and who is not significantly worse.
+
+    Args:
+        column: the competing rows; those without a score take no part.
+        test: paired over shared seeds, two-sided.
+    """
+    scored = {label: outcome for label, outcome in column.items() if outcome.n}
+    if not scored:
+        return Ranking((), {})
+    top = max(scored, key=lambda label: scored[label].mean)
+    best = tuple(k for k, one in scored.items() if shown(one.mean) == shown(scored[top].mean))
+    compared = {
+        label: compare(scored[top].by_seed, one.by_seed)
+        for label, one in scored.items()
+        if label not in best
+    }
+    adjusted = holm([comparison.p(test) for comparison in compared.values()])
+    return Ranking(
+        best,
+        {
+            label: Rival(comparison, p, tied=p > ALPHA and _can_reject(comparison, compared, test))
+            for (label, comparison), p in zip(compared.items(), adjusted, strict=True)
+        },
+    )
+
+
+def _can_reject(comparison: Comparison, family: Mapping[str, Comparison], test: Test) -> bool:
+    """Whether the test could have found a difference in the family, however large."""
+    tests = sum(not math.isnan(other.p(test)) for other in family.values())
+    return lowest_p(comparison.n, test) * tests <= ALPHA

@@ -1,0 +1,205 @@
+"""A comparison of two result sets in a sentence and as tables."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping
+
+import pandas as pd
+
+from reports.results.evaluations import Evaluation, evaluations
+from reports.results.outcomes import Outcome, shown
+from reports.sets.set_comparison import VERDICTS, Change, SetComparison
+from reports.tables.markup import Cell, Column, Row, Table
+
+_NAMED = 3  # cells that the sentence names
+BEYOND_NOISE = ("higher", "lower")
+
+
+def summary(found: SetComparison) -> str:
+    """How many cells came out how, and the largest of those that are beyond noise."""
+    by_verdict = {
+        verdict: [change for change in found.changes if change.verdict == verdict]
+        for verdict in VERDICTS
+    }
+    headings = _headings(found)
+    parts = [
+        f"{len(changes)} {verdict}{_named(changes, headings) if verdict in BEYOND_NOISE else ''}"
+        for verdict, changes in by_verdict.items()
+        if changes
+    ]
+    count = len(found.changes)
+    counted = f"{count} cell{'s' * (count != 1)} compared"
+    return f"{counted}: {', '.join(parts)}." if parts else f"{counted}."
+
+
+def _named(changes: list[Change], headings: Mapping[Evaluation, str]) -> str:
+    largest = sorted(changes, key=lambda change: -abs(change.tested.difference))
+    words = [
+        f"{one.match.a.label}, {headings[one.column]}: {one.tested.difference:+.2f}"
+        for one in largest[:_NAMED]
+    ]
+    more = [f"{len(changes) - _NAMED} more"] if len(changes) > _NAMED else []
+    return f" ({'; '.join([*words, *more])})"
+
+
+def tables(found: SetComparison) -> list[Table]:
+    """The cells, what was not compared, the cost and the origin of both sets."""
+    return [_cells(found), _gaps(found), _cost(found), _origins(found)]
+
+
+def _headings(found: SetComparison) -> dict[Evaluation, str]:
+    frames = [side.frame for side in (found.a, found.b) if not side.frame.empty]
+    if not frames:
+        return {}
+    named = evaluations(pd.concat(frames, ignore_index=True))
+    return {column: f"{heading} on {column.data}" for column, heading in named.items()}
+
+
+def _cells(found: SetComparison) -> Table:
+    headings = _headings(found)
+    names = (
+        "Evaluation", "A", "B", "B – A", "95% interval", "p", "Test", "Verdict",
+    )  # fmt: skip
+    return Table(
+        name="compare",
+        title="Comparison",
+        caption=f"{summary(found)} A is {found.a.place}, B is {found.b.place}: main metrics in "
+        "percent, mean ± sample standard deviation over seeds of pretraining; difference with its "
+        "95% interval, p by Holm's method corrected for all cells.",
+        columns=[Column(name) for name in names],
+        rows=[_row(change, headings[change.column]) for change in found.changes],
+        notes=[
+            "Identical: the same seeds with the same values, bit for bit. Paired t: over the seeds "
+            "that both have, where these are two or more, and so is the difference; Welch: over "
+            "all seeds of each.",
+            *found.settings,
+        ],
+        data=pd.DataFrame(map(_line, found.changes), columns=_LINE),
+    )
+
+
+def _row(change: Change, heading: str) -> Row:
+    tested = change.tested
+    decided = change.verdict in BEYOND_NOISE
+    cells = [
+        Cell(heading),
+        _score(change.a),
+        _score(change.b),
+        Cell(f"{tested.difference:+.2f}", mark="best" if decided else "", value=tested.difference),
+        Cell("" if math.isnan(tested.low) else f"{shown(tested.low)} to {shown(tested.high)}"),
+        _p(change.p),
+        Cell(tested.test),
+        Cell(change.verdict),
+    ]
+    return Row(change.match.a.label, cells, "controls" if change.match.a.control else "methods")
+
+
+def _score(outcome: Outcome) -> Cell:
+    spread = f" ± {shown(outcome.std)}" if outcome.n > 1 else ""
+    return Cell(f"{shown(outcome.mean)}{spread}", f"(n={outcome.n})", value=outcome.mean)
+
+
+def _p(p: float) -> Cell:
+    return Cell() if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
+
+
+_LINE = [
+    "label", "hash8_a", "hash8_b", "task", "eval_data", "mean_a", "std_a", "n_a", "mean_b",
+    "std_b", "n_b", "difference", "low", "high", "test", "p", "p_holm", "verdict", "protocol_id",
+    "fingerprint",
+]  # fmt: skip
+
+
+def _line(change: Change) -> dict[str, object]:
+    tested, column = change.tested, change.column
+    return {
+        "label": change.match.a.label,
+        "hash8_a": change.match.a.hash8,
+        "hash8_b": change.match.b.hash8,
+        "task": column.task,
+        "eval_data": column.data,
+        "mean_a": change.a.mean,
+        "std_a": change.a.std,
+        "n_a": change.a.n,
+        "mean_b": change.b.mean,
+        "std_b": change.b.std,
+        "n_b": change.b.n,
+        "difference": tested.difference,
+        "low": tested.low,
+        "high": tested.high,
+        "test": tested.test,
+        "p": tested.p,
+        "p_holm": change.p,
+        "verdict": change.verdict,
+        "protocol_id": column.protocol_id,
+        "fingerprint": column.fingerprint,
+    }
+
+
+def _gaps(found: SetComparison) -> Table:
+    headings = _headings(found)
+    return Table(
+        name="compare_gaps",
+        title="Not compared",
+        caption="What only one set has, or both by different protocols or on different data.",
+        columns=[Column("Evaluation"), Column("Why")],
+        rows=[
+            Row(gap.label, [Cell(headings[gap.column] if gap.column else "all"), Cell(gap.why)])
+            for gap in found.gaps
+        ],
+    )
+
+
+def _cost(found: SetComparison) -> Table:
+    rows = []
+    for pair in found.matches:
+        costs = [(pair.a.seconds, pair.b.seconds), (pair.a.flops / 1e15, pair.b.flops / 1e15)]
+        if any(a > 0 and b > 0 for a, b in costs):
+            numbers = [number for a, b in costs for number in (a, b, _ratio(a, b))]
+            rows.append(Row(pair.a.label, list(map(_number, numbers))))
+    columns = [
+        Column(name, group) for group in ("Seconds", "PFLOP") for name in ("A", "B", "B / A")
+    ]
+    return Table(
+        name="compare_cost",
+        title="Cost",
+        caption="Cost of one pretraining, medians over seeds.",
+        columns=columns,
+        rows=rows,
+    )
+
+
+def _ratio(a: float, b: float) -> float:
+    return b / a if a else math.nan
+
+
+def _number(value: float) -> Cell:
+    return Cell() if math.isnan(value) else Cell(f"{value:.3g}", value=value)
+
+
+def _origins(found: SetComparison) -> Table:
+    return Table(
+        name="compare_origins",
+        title="Origins",
+        caption="Where both sets come from, by what their runs and results noted.",
+        columns=[Column("A"), Column("B"), Column("Differs")],
+        rows=[
+            Row(what, [Cell(a), Cell(b), Cell("yes" if a != b else "no")])
+            for what, a, b in _sides(found)
+        ],
+        notes=[
+            f"Left out of {name}: {sentence}"
+            for name, side in (("A", found.a), ("B", found.b))
+            for sentence in side.left_out
+        ],
+        head="",
+    )
+
+
+def _sides(found: SetComparison) -> Iterator[tuple[str, str, str]]:
+    a, b = found.a, found.b
+    for what in a.origins:
+        yield what, ", ".join(a.origins[what]), ", ".join(b.origins[what])
+    yield "Runs", *(str(side.frame["run"].nunique()) for side in (a, b))  # type: ignore[misc]
+    yield "Left out", str(len(a.left_out)), str(len(b.left_out))

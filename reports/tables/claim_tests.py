@@ -1,0 +1,295 @@
+"""Each of the paper's claims as a test of whatever was run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from scipy import stats
+
+from reports.results.entrants import Entrant
+from reports.results.evaluations import Evaluation
+from reports.results.labels import SAME
+from reports.results.outcomes import Outcome, Where
+from reports.stats import ALPHA, Comparison, compare
+from reports.tables.compute_table import comparable, equally_dear
+from reports.tables.mask_evidence import SlotEvidence
+from reports.tables.published import read_paper
+
+Verdict = Literal["supported", "refuted", "undecided", "not run"]
+
+# Where the paper has it: any other data is told as such.
+_ON = {"C1": "imagenet100s", "C2": "stl10", "C3": "voc2012"}
+_SEVERAL_OBJECTS = ("scenes", "clevr", "voc2012")
+_ONE_OBJECT = ("imagenet100s", "imagenet100", "stl10", "cifar10", "cifar100", "digits")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What some runs say of a claim.
+
+    Attributes:
+        claim: its name.
+        where: data and settings of the runs.
+        verdict: at a level of 0.05.
+        effect: with its interval, in words.
+        test: with its p, in words.
+        n: seeds.
+        needed: seeds that would decide, if effect and noise are as seen; None if not known.
+        runs: folders.
+    """
+
+    claim: str
+    where: str
+    verdict: Verdict
+    effect: str = ""
+    test: str = ""
+    n: int = 0
+    needed: int | None = None
+    runs: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that claims are judged by."""
+
+    entrants: Mapping[str, Entrant]
+    cells: Mapping[Where, Outcome]
+    headings: Mapping[Evaluation, str]
+    slots: SlotEvidence
+
+    def pairs(self, a: str, b: str) -> Iterator[tuple[Entrant, Entrant]]:
+        """Entrants of two methods that share everything but the method."""
+        own = [one for one in self.entrants.values() if one.control is None]
+        for one in own:
+            for other in own:
+                if one.method == a and other.method == b and one.setting == other.setting:
+                    yield one, other
+
+    def columns(self, kind: str, data: str | None = None) -> list[Evaluation]:
+        """Evaluations of a kind, on one data set."""
+        return [c for c in self.headings if c.kind == kind and data in (None, c.data)]
+
+
+def findings(evidence: Evidence) -> list[Finding]:
+    """All of them, in the order of the claims; a claim without runs has one that says so."""
+    judges: Mapping[str, Callable[[Evidence], Iterator[Finding]]] = {
+        "C1": lambda e: _beats(e, "C1", "linear"),
+        "C2": lambda e: _beats(e, "C2", "finetune"),
+        "C3": lambda e: _beats(e, "C3", "segmentation"),
+        "C4": _five_masks,
+        "C5": _empty_slots,
+        "C6": _consistency,
+        "C7": _stable_slots,
+        "C8": _equal_means,
+        "C9": _several_objects,
+    }
+    needs = {
+        "C1": "sequential and adios of one setting, task linear",
+        "C2": "sequential and adios of one setting, task finetune",
+        "C3": "sequential and adios of one setting, task segmentation",
+        "C4": "sequential with mask_net.num_masks=4,5",
+        "C5": "sequential with log_limits=true",
+        "C6": "sequential with method.consistency_weight=0,1e-4",
+        "C7": "sequential and adios of one setting, two seeds or more",
+        "C8": "experiment=equal_compute, or sequential and adios with one method.reduction",
+        "C9": "superpixel_budget and sequential, on data of several objects and of one",
+    }
+    found = []
+    for claim, judge in judges.items():
+        own = list(judge(evidence))
+        found += own or [Finding(claim, f"needs {needs[claim]}", "not run")]
+    return found
+
+
+def _beats(evidence: Evidence, claim: str, kind: str) -> Iterator[Finding]:
+    """Is sequential above ADIOS?"""
+    for ours, theirs in evidence.pairs("sequential", "adios"):
+        for column in evidence.columns(kind, None if kind == "segmentation" else ours.data):
+            elsewhere = "" if column.data == _ON[claim] else f" (the paper: {_ON[claim]})"
+            what = f"{_named(column)}{elsewhere}"
+            yield from _scores(claim, what, ours, theirs, column, evidence)
+
+
+def _named(column: Evaluation) -> str:
+    return f"{column.task} on {column.data}"
+
+
+def _difference(
+    claim: str,
+    where: str,
+    found: Comparison,
+    of: Sequence[Entrant],
+    *,
+    margin: float = 0.0,
+    unit: str = "points",
+) -> Finding:
+    """Is a difference above -margin?"""
+    verdict: Verdict = "undecided"
+    if found.n > 1 and found.low > -margin:
+        verdict = "supported"
+    elif found.n > 1 and found.high < -margin:
+        verdict = "refuted"
+    test = f"paired t test: p = {found.p_t:.3f}"
+    if margin:
+        test = f"95% interval against a margin of -{margin:g}"
+    return Finding(
+        claim,
+        where,
+        verdict,
+        _interval(found, unit),
+        test if found.n > 1 else "too few shared seeds",
+        found.n,
+        found.seeds_needed if verdict == "undecided" else None,
+        tuple(run for one in of for run in one.runs.values()),
+    )
+
+
+def _interval(found: Comparison, unit: str) -> str:
+    if not found.n:
+        return ""
+    effect = "" if math.isnan(found.effect) else f", d = {found.effect:.2f}"
+    span = f" [{found.low:+.2f}, {found.high:+.2f}]" if found.n > 1 else ""
+    return f"{found.difference:+.2f} {unit}{span}{effect}"
+
+
+def _differing_in(evidence: Evidence, key: str) -> Iterator[tuple[Entrant, Entrant]]:
+    """Sequential entrants that differ in one key of the method and what follows from it."""
+    own = [o for o in evidence.entrants.values() if o.method == "sequential" and o.settings]
+    rest = {
+        one.hash8: {
+            k: str(v) for k, v in one.settings.items() if k.split(".")[0] not in SAME and k != key
+        }
+        for one in own
+    }
+    for a in own:
+        for b in own:
+            if a.settings.get(key) != b.settings.get(key) and rest[a.hash8] == rest[b.hash8]:
+                yield a, b
+
+
+def _five_masks(evidence: Evidence) -> Iterator[Finding]:
+    margin = read_paper().tolerance
+    for a, b in _differing_in(evidence, "method.num_masks"):
+        if (a.settings["method.num_masks"], b.settings["method.num_masks"]) == (5, 4):
+            for column in evidence.columns("linear", a.data):
+                yield from _scores("C4", _named(column), a, b, column, evidence, margin)
+
+
+def _scores(
+    claim: str,
+    what: str,
+    a: Entrant,
+    b: Entrant,
+    column: Evaluation,
+    evidence: Evidence,
+    margin: float = 0.0,
+) -> Iterator[Finding]:
+    """Does one entrant score higher than another, or no lower than by a margin?"""
+    ours, theirs = (evidence.cells.get((one.hash8, column)) for one in (a, b))
+    if ours is not None and theirs is not None:
+        found = compare(ours.by_seed, theirs.by_seed)
+        yield _difference(claim, f"{what}, {a.label} and {b.label}", found, (a, b), margin=margin)
+
+
+def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
+    """In how many seeds does the last slot hide nothing that the encoder would miss?"""
+    for one in evidence.entrants.values():
+        empty = evidence.slots.last_slot_empty(one)
+        if one.method == "sequential" and empty:
+            k, n = sum(empty), len(empty)
+            yield Finding(
+                "C5",
+                f"{one.data}, {one.label}",
+                _by_count(k, n),
+                f"empty in {k} of {n} seeds",
+                f"binomial test against one half: p = {stats.binomtest(k, n).pvalue:.3f}",
+                n,
+                None if _by_count(k, n) != "undecided" or k not in (0, n) else 6,
+                tuple(one.runs.values()),
+            )
+
+
+def _by_count(k: int, n: int) -> Verdict:
+    if stats.binomtest(k, n).pvalue > ALPHA:
+        return "undecided"
+    return "supported" if k > n / 2 else "refuted"
+
+
+def _consistency(evidence: Evidence) -> Iterator[Finding]:
+    """Smoother with the penalty, and as accurate?"""
+    margin = read_paper().tolerance
+    for a, b in _differing_in(evidence, "method.consistency_weight"):
+        if not (
+            a.settings["method.consistency_weight"] and not b.settings["method.consistency_weight"]
+        ):
+            continue
+        without, with_it = (evidence.slots.roughness(one) for one in (b, a))
+        if without and with_it:
+            where = f"smoothness, {a.data}, {a.label} and {b.label}"
+            found = compare(without, with_it)
+            yield _difference("C6", where, found, (a, b), unit="% of a mask value less rough")
+        for column in evidence.columns("linear", a.data):
+            yield from _scores("C6", _named(column), a, b, column, evidence, margin)
+
+
+def _stable_slots(evidence: Evidence) -> Iterator[Finding]:
+    """Do slots of the same number hide the same in other seeds?"""
+    for ours, theirs in evidence.pairs("sequential", "adios"):
+        kept, kept_by_adios = (evidence.slots.order_kept(one) for one in (ours, theirs))
+        if len(kept) > 1 and len(kept_by_adios) > 1:
+            where = f"{ours.data}, {ours.label} and {theirs.label}, overlap of like-numbered slots"
+            found = compare(kept, kept_by_adios)
+            yield _difference("C7", where, found, (ours, theirs), unit="% of overlap")
+
+
+def _equal_means(evidence: Evidence) -> Iterator[Finding]:
+    """Against no masks at equal compute, and against ADIOS at equal reduction."""
+    for group in comparable(evidence.entrants):
+        for one in group:
+            for other in equally_dear(one, group):
+                if (one.method, other.method) in (("sequential", "none"), ("sequential", "adios")):
+                    for column in evidence.columns("linear", one.data):
+                        what = f"equal compute: {_named(column)}"
+                        yield from _scores("C8", what, one, other, column, evidence)
+    for one, other in evidence.pairs("sequential", "adios"):
+        reductions = {o.settings.get("method.reduction") for o in (one, other)}
+        if len(reductions) == 1 and None not in reductions:
+            for column in evidence.columns("linear", one.data):
+                what = f"equal reduction: {_named(column)}"
+                yield from _scores("C8", what, one, other, column, evidence)
+
+
+def _several_objects(evidence: Evidence) -> Iterator[Finding]:
+    """Is the gain of a budget from superpixels larger where images have several objects?"""
+    gains: dict[str, list[tuple[Entrant, Entrant, dict[int, float]]]] = {}
+    for a, b in evidence.pairs("superpixel_budget", "sequential"):
+        for column in evidence.columns("linear", a.data):
+            ours, theirs = (evidence.cells.get((one.hash8, column)) for one in (a, b))
+            if ours is not None and theirs is not None:
+                shared = ours.by_seed.keys() & theirs.by_seed.keys()
+                gain = {k: ours.by_seed[k] - theirs.by_seed[k] for k in shared}
+                gains.setdefault(a.data, []).append((a, b, gain))
+    for several in (data for data in gains if data in _SEVERAL_OBJECTS):
+        for single in (data for data in gains if data in _ONE_OBJECT):
+            for (a, b, more), (c, d, less) in zip(gains[several], gains[single], strict=False):
+                if len(more) < 2 or len(less) < 2:
+                    continue
+                test = stats.ttest_ind([*more.values()], [*less.values()], equal_var=False)
+                low, high = test.confidence_interval(1 - ALPHA)
+                difference = sum(more.values()) / len(more) - sum(less.values()) / len(less)
+                verdict: Verdict = "undecided"
+                if test.pvalue <= ALPHA:
+                    verdict = "supported" if difference > 0 else "refuted"
+                yield Finding(
+                    "C9",
+                    f"gain on {several} less gain on {single}",
+                    verdict,
+                    f"{difference:+.2f} points [{low:+.2f}, {high:+.2f}]",
+                    f"Welch's t test: p = {test.pvalue:.3f}",
+                    min(len(more), len(less)),
+                    None,
+                    tuple(run for one in (a, b, c, d) for run in one.runs.values()),
+                )

@@ -1,0 +1,79 @@
+"""What masks say of claims about slots: which stay empty, how smooth they are, what order holds."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float
+from scipy import ndimage
+
+from benchmark.mask_metrics import empty_slots
+from reports.results.entrants import Entrant
+from reports.results.masked_run import MaskedRun
+
+_KERNEL = 3  # pixels, of the consistency penalty
+
+
+@dataclass(frozen=True)
+class SlotEvidence:
+    """Masks of runs, by hash8, then seed; read when asked for."""
+
+    runs: Mapping[str, Mapping[int, MaskedRun]]
+
+    def last_slot_empty(self, one: Entrant) -> list[bool]:
+        """By seed, whether hiding the last slot costs the encoder next to nothing.
+
+        That is what the losses of the last epoch tell; empty where they were not logged.
+        """
+        judged = (
+            empty_slots(run.lines(), run.mask_file().masks.shape[1])
+            for run in self.runs.get(one.hash8, {}).values()
+        )
+        return [empty[-1] for empty in judged if empty]
+
+    def roughness(self, one: Entrant) -> dict[int, float]:
+        """By seed, how far masks are from their own average over 3x3 pixels, in percent."""
+        return {seed: roughness(masks) for seed, masks in self._masks(one).items()}
+
+    def order_kept(self, one: Entrant) -> dict[int, float]:
+        """By seed, how much more slots overlap their own number than another one of other seeds.
+
+        The mean cosine of the masks of an image, in percent; 0 where numbers mean nothing.
+        """
+        masks = self._masks(one)
+        return {
+            seed: float(
+                np.mean([order_kept(own, masks[other]) for other in masks if other != seed])
+            )
+            for seed, own in masks.items()
+            if len(masks) > 1
+        }
+
+    def _masks(self, one: Entrant) -> dict[int, Float[np.ndarray, "n k h w"]]:
+        """Of the seeds that were shown the same images as the first."""
+        files = {seed: run.mask_file() for seed, run in self.runs.get(one.hash8, {}).items()}
+        first = next(iter(files.values()), None)
+        return {
+            seed: file.masks.astype(np.float64) / 255
+            for seed, file in files.items()
+            if first is not None and np.array_equal(file.images, first.images)
+        }
+
+
+def roughness(masks: Float[np.ndarray, "n k h w"]) -> float:
+    """Root mean square of a mask less its average over 3x3 pixels, in percent of full hiding."""
+    smooth = ndimage.uniform_filter(masks, size=(1, 1, _KERNEL, _KERNEL), mode="nearest")
+    return 100 * float(np.sqrt(((masks - smooth) ** 2).mean()))
+
+
+def order_kept(a: Float[np.ndarray, "n k h w"], b: Float[np.ndarray, "n k h w"]) -> float:
+    """Cosine of like-numbered slots less that of unlike ones, mean over images, in percent."""
+    if a.shape != b.shape or a.shape[1] < 2:
+        return 0.0
+    flat = [masks.reshape(*masks.shape[:2], -1) for masks in (a, b)]
+    unit = [x / np.maximum(np.linalg.norm(x, axis=-1, keepdims=True), 1e-12) for x in flat]
+    cosines: Float[np.ndarray, "k k"] = np.einsum("nkp,nlp->kl", *unit) / len(a)
+    like = np.eye(len(cosines), dtype=bool)
+    return 100 * float(cosines[like].mean() - cosines[~like].mean())
