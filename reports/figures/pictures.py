@@ -22,7 +22,7 @@ from reports.results.mask_runs import Configuration
 from reports.results.training_log import Series
 from reports.tables.ablations import varied_alone
 
-MOST_WITH_MASKS = 15  # configurations; `reports/masks.py` draws all
+MOST_WITH_MASKS = 10  # configurations; `reports/masks.py` draws all
 Pictures = dict[str, list[Picture]]  # by the section that they are in
 
 
@@ -59,9 +59,12 @@ def draw(
         )
         title = "Every seed: points are seeds, bars 95% t intervals of the mean"
         add("Scores", "points", title, text, plot_points(scored))
-    title = "Online probe and loss over training: mean over seeds, from the lowest to the highest"
+    title = (
+        "Online probe and loss over training: mean over seeds, from the lowest to the highest; each "
+        "method has a loss of its own, which compares with no other"
+    )
     add("Training", "training", title, _listed(entrants), plot_curves(entrants, logs))
-    title = "Scores against the operations of pretraining; dotted, what nothing as cheap exceeds"
+    title = "Scores against the operations of pretraining; dotted, the best that they buy"
     text = "A panel for each evaluation. The numbers are in the table of costs and Tables 1 and 2."
     add("Cost", "compute", title, text, plot_compute(scored, entrants))
     for key, groups in varied_alone(entrants.values()).items():

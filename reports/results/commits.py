@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 import pandas as pd
 
@@ -16,16 +16,22 @@ def commits(frame: pd.DataFrame, *, dirty: str = "-dirty", length: int | None = 
         length: of a commit's name in letters, None for all of them.
     """
     done = frame[frame["status"] == "ok"]
-    states = [
-        state
-        for kind in ("encoder_", "")
-        for state in done[[f"{kind}commit", f"{kind}dirty"]]
-        .drop_duplicates()
-        .itertuples(index=False, name=None)
-    ]
+    columns = ("encoder_commit", "encoder_dirty", "commit", "dirty")
+    return named(done[list(columns)].itertuples(index=False, name=None), dirty, length)
+
+
+def named(
+    states: Iterable[tuple[str | None, bool, str | None, bool]],
+    dirty: str = "-dirty",
+    length: int | None = None,
+) -> list[str]:
+    """The same of states as tuples: commit and changes of what pretrained, then of what scored."""
+    distinct = dict.fromkeys(states)
+    pairs = [state[:2] for state in distinct] + [state[2:] for state in distinct]
     names = (
-        ("unknown" if pd.isna(commit) else commit[:length]) + (dirty if changed else "")
-        for commit, changed in states
+        ("unknown" if commit is None or pd.isna(commit) else commit[:length])
+        + dirty * bool(changed)
+        for commit, changed in pairs
     )
     return list(dict.fromkeys(names))
 

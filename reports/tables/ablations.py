@@ -129,15 +129,13 @@ def _leading(varying: list[str], flat: list[dict[str, str]]) -> list[str]:
 
 def _also_varied(key: str, groups: list[list[Entrant]]) -> str:
     """The other settings that are not the same within a block."""
-    others = dict.fromkeys(
-        other
-        for group in groups
-        for one in group
-        for other in one.settings
-        if other.split(".")[0] not in SAME
-        and len({str(each.settings.get(other)) for each in group}) > 1
-    )
-    return ", ".join(other for other in others if other != key)
+    others: dict[str, None] = {}
+    for group in groups:
+        for other in dict.fromkeys(other for one in group for other in one.settings):
+            values = {str(one.settings.get(other)) for one in group}
+            if other != key and other.split(".")[0] not in SAME and len(values) > 1:
+                others[other] = None
+    return ", ".join(others)
 
 
 def _ranked(

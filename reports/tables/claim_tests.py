@@ -93,7 +93,7 @@ def findings(evidence: Evidence) -> list[Finding]:
         "C4": "sequential with mask_net.num_masks=4,5",
         "C5": "sequential with log_limits=true",
         "C6": "sequential with method.consistency_weight=0,1e-4",
-        "C7": "sequential and adios of one setting, two seeds or more",
+        "C7": "sequential and adios of one setting, seeds 0 and 1 or more such pairs",
         "C8": "experiment=equal_compute, or sequential and adios with one method.reduction",
         "C9": "superpixel_budget and sequential, on data of several objects and of one",
     }
@@ -132,7 +132,7 @@ def _difference(
         verdict = "supported"
     elif found.n > 1 and found.high < -margin:
         verdict = "refuted"
-    test = f"paired t test: p = {found.p_t:.3f}"
+    test = f"paired t test: p {_p(found.p_t)}"
     if margin:
         test = f"95% interval against a margin of -{margin:g}"
     return Finding(
@@ -145,6 +145,10 @@ def _difference(
         found.seeds_needed if verdict == "undecided" else None,
         tuple(run for one in of for run in one.runs.values()),
     )
+
+
+def _p(value: float) -> str:
+    return "< 0.001" if value < 0.001 else f"= {value:.3f}"
 
 
 def _interval(found: Comparison, unit: str) -> str:
@@ -205,7 +209,7 @@ def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
                 f"{one.data}, {one.label}",
                 _by_count(k, n),
                 f"empty in {k} of {n} seeds",
-                f"binomial test against one half: p = {stats.binomtest(k, n).pvalue:.3f}",
+                f"binomial test against one half: p {_p(stats.binomtest(k, n).pvalue)}",
                 n,
                 None if _by_count(k, n) != "undecided" or k not in (0, n) else 6,
                 tuple(one.runs.values()),
@@ -239,8 +243,11 @@ def _stable_slots(evidence: Evidence) -> Iterator[Finding]:
     """Do slots of the same number hide the same in other seeds?"""
     for ours, theirs in evidence.pairs("sequential", "adios"):
         kept, kept_by_adios = (evidence.slots.order_kept(one) for one in (ours, theirs))
-        if len(kept) > 1 and len(kept_by_adios) > 1:
-            where = f"{ours.data}, {ours.label} and {theirs.label}, overlap of like-numbered slots"
+        if kept and kept_by_adios:
+            where = (
+                f"overlap of like-numbered slots in disjoint pairs of seeds, of which n counts: "
+                f"{ours.data}, {ours.label} and {theirs.label}"
+            )
             found = compare(kept, kept_by_adios)
             yield _difference("C7", where, found, (ours, theirs), unit="% of overlap")
 
@@ -288,7 +295,7 @@ def _several_objects(evidence: Evidence) -> Iterator[Finding]:
                     f"gain on {several} less gain on {single}",
                     verdict,
                     f"{difference:+.2f} points [{low:+.2f}, {high:+.2f}]",
-                    f"Welch's t test: p = {test.pvalue:.3f}",
+                    f"Welch's t test: p {_p(test.pvalue)}",
                     min(len(more), len(less)),
                     None,
                     tuple(run for one in (a, b, c, d) for run in one.runs.values()),

@@ -15,7 +15,7 @@ from reports.stats import ALPHA, Comparison, compare, holm, lowest_p
 from reports.tables.compute_table import EQUAL
 from reports.tables.markup import Cell, Column, Row, Table
 
-_MOST = 300  # pairs; of more, those with the plain objective
+_MOST = 300  # pairs; of more, those with the plain objective, else the first
 
 
 def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Table | None:
@@ -27,9 +27,9 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
     """
     cells = outcomes(frame[frame["control"].isna()], "hash8")
     headings = evaluations(frame)
-    pairs = list(_pairs(entrants, cells))
-    if len(pairs) > _MOST:
-        pairs = [pair for pair in pairs if pair[1].method == "none"][:_MOST]
+    all_pairs = list(_pairs(entrants, cells))
+    with_plain = [pair for pair in all_pairs if pair[1].method == "none"]
+    pairs = all_pairs if len(all_pairs) <= _MOST else (with_plain or all_pairs)[:_MOST]
     compared = [compare(cells[a.hash8, c].by_seed, cells[b.hash8, c].by_seed) for a, b, c in pairs]
     rows: list[Row] = []
     lines: list[dict[str, object]] = []
@@ -65,6 +65,11 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
         ],
         rows=rows,
         notes=[
+            *(
+                [f"{len(pairs)} of {len(all_pairs)} pairs, those with the plain objective first."]
+                if len(pairs) < len(all_pairs)
+                else []
+            ),
             "View: whether both had as many epochs, or as many operations (within "
             f"{EQUAL:.0%}). Seeds: how many would decide at a power of 80%, if the difference and "
             "its noise are as seen. The sign-flip test assumes no distribution, and cannot go "

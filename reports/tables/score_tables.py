@@ -8,7 +8,7 @@ from dataclasses import astuple
 
 import pandas as pd
 
-from reports.results.commits import commits
+from reports.results.commits import named
 from reports.results.evaluations import KEY, Evaluation, evaluations, is_away
 from reports.results.labels import spelled
 from reports.results.outcomes import Outcome, Ranking, Where, outcomes, rank, shown
@@ -87,6 +87,10 @@ def score_table(
     )
 
 
+_ABOUT = ["method", "objective", "encoder", "preset", "data"]
+_STATE = ["encoder_commit", "encoder_dirty", "commit", "dirty"]
+
+
 def summary(
     frame: pd.DataFrame,
     label: str,
@@ -101,18 +105,24 @@ def summary(
     best of the column, corrected for all of its rows; ``seeds_needed`` would decide it.
     """
     main = frame[frame["main"]]
-    first = main.drop_duplicates("hash8").set_index("hash8")
+    about_all = main.drop_duplicates("hash8").set_index("hash8")[[*_ABOUT, "control"]]
+    of_rows = {
+        str(h): {str(k): v for k, v in line.items()}
+        for h, line in about_all.to_dict("index").items()
+    }
     metric = main.groupby(KEY)["metric"].first()
-    of_cell = dict(iter(main.groupby([label, *KEY], sort=False)))
+    states: dict[tuple[str, ...], list[tuple[str | None, bool, str | None, bool]]] = {}
+    done = main[main["status"] == "ok"]
+    for row in done[[label, *KEY, *_STATE]].itertuples(index=False, name=None):
+        states.setdefault(row[: len(KEY) + 1], []).append(row[len(KEY) + 1 :])
     lines = []
     for (k, column), cell in cells.items():
-        about, key = first.loc[cell.hash8], astuple(column)
+        about, key = of_rows[cell.hash8], astuple(column)
         rival = rankings[column].rivals.get(k)
         lines.append(
             {
                 "label": k,
-                **{key: about[key] for key in ("method", "objective", "encoder", "preset", "data")},
-                "control": about["control"],
+                **about,
                 "task": column.task,
                 "eval_data": column.data,
                 "metric": metric.get(key),
@@ -135,7 +145,7 @@ def summary(
                 "seeds": " ".join(map(str, cell.scores)),
                 "hash8": cell.hash8,
                 "protocol_id": column.protocol_id,
-                "commits": " ".join(commits(of_cell[k, *key])),
+                "commits": " ".join(named(states.get((k, *key), []))),
             }
         )
     return pd.DataFrame(lines)
