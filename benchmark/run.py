@@ -253,8 +253,8 @@ def report(plans: Sequence[Planned], *, command: str, page: bool = True) -> bool
         page: whether figures and the HTML page are written too, if the configuration wants them.
     """
     from benchmark.checkout import git_state
-    from reports.assemble import NOT_TABULATED
     from reports.build import build
+    from reports.material import NOT_TABULATED
 
     runs = [planned.run for planned in plans]
     configs = {planned.run.hash8: asdict(planned.cfg) for planned in plans}

@@ -48,7 +48,8 @@ class Run:
 
     Attributes:
         folder: ``runs/<data>/<method>-<hash8>/seed<k>``.
-        setting: hash of everything but method and seed: runs that share it are comparable.
+        setting: hash of everything but method, objective and seed: runs that share it belong
+            together.
         varied: what a sweep varied beside the names above, as ``key=value``.
         fingerprint: of the training split, see `benchmark.dataset.Dataset`.
         control: "untrained" or "supervised" for the two controls, "checkpoint" for somebody else's

@@ -9,6 +9,7 @@ An archive holds what reports read, so that a report of it is the same as that o
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -122,4 +123,6 @@ def _tell(what: str, sentences: Sequence[str]) -> None:
 
 
 if __name__ == "__main__":
+    if sys.argv[1:2] in (["list"], ["verify"]):  # which change nothing
+        signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader like head may leave early
     sys.exit(main())

@@ -1,26 +1,37 @@
-"""The command line: two result sets, and what differs between them beyond noise.
+"""The command line: two result sets, and what differs between them by more than chance explains.
 
     python reports/compare.py runs/before runs/after --out comparison
 
-Each is a folder with runs, or an archive of reports/archive.py. The exit status tells whether
-anything is beyond noise, so that it can guard a change of the code.
+Each is a folder with runs, or an archive of reports/archive.py. The exit status guards a change of
+the code: it is 0 only if every cell is identical or not told apart, and nothing is missing.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from benchmark.errors import UserError
+from benchmark.lock import exclusive
 from reports.page.report import Report, Section
 from reports.sets.result_sets import read_set
 from reports.sets.set_comparison import MATCHINGS, Matching, SetComparison, compare_sets
-from reports.sets.set_tables import BEYOND_NOISE, summary, tables
+from reports.sets.set_tables import differing, summary, tables
 from reports.tables.markup import Table
-from reports.write import write_tables
+from reports.write import keep_only, write_tables
+
+_LISTED = "compare_files.json"  # not the list of a report, which may have the same folder
+_STATUS = """
+exit status:
+  0  every cell is identical or not told apart, and nothing is missing
+  1  a cell is higher, lower or of too few seeds; a configuration, cell or seed is missing on one
+     side or both, or not comparable; or a result is left out: the last line says which
+  2  a mistake, or nothing to compare
+"""
 
 
 @dataclass(frozen=True)
@@ -38,9 +49,9 @@ class Compared:
     found: SetComparison
 
     @property
-    def beyond_noise(self) -> bool:
-        """Whether any cell is."""
-        return any(change.verdict in BEYOND_NOISE for change in self.found.changes)
+    def differing(self) -> str:
+        """Why the two are not the same, in words: "1 lower, 2 cells only in A"; empty if so."""
+        return differing(self.found)
 
     def terminal_text(self) -> str:
         """All tables that have rows, as Markdown; the summary comes first."""
@@ -63,9 +74,16 @@ def compare(a: Path, b: Path, match: Matching = "label") -> Compared:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Entry point; returns the exit status: 0, 1 if something is beyond noise, 2 for a mistake."""
+    """Entry point; returns the exit status.
+
+    It is 0 if every cell is identical or not told apart and nothing is missing or left out, else
+    1, and 2 for a mistake.
+    """
     parser = argparse.ArgumentParser(
-        prog="reports/compare.py", description="What differs between two result sets?"
+        prog="reports/compare.py",
+        description="What differs between two result sets?",
+        epilog=_STATUS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("a", type=Path, metavar="A", help="folder with runs, or an archive")
     parser.add_argument("b", type=Path, metavar="B", help="the same, compared with A")
@@ -81,8 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         compared = compare(options.a, options.b, options.match)
         paths = []
         if options.out is not None:
-            report = Report("Comparison", [compared.summary], [_section(compared)], [])
-            paths = write_tables(report, options.out)
+            paths = _write(compared, options.out)
     except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -96,12 +113,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
             file=sys.stderr,
         )
         return 2
-    return 1 if compared.beyond_noise else 0
+    if compared.differing:
+        print(f"not the same: {compared.differing}")
+        return 1
+    return 0
 
 
-def _section(compared: Compared) -> Section:
-    return Section("Comparison", [compared.summary], compared.tables)
+def _write(compared: Compared, out: Path) -> list[Path]:
+    section = Section("Comparison", [compared.summary], compared.tables)
+    report = Report("Comparison", [compared.summary], [section], [])
+    with exclusive(out, lambda owner: print(f"{out}: waiting for {owner}", file=sys.stderr)):
+        paths = write_tables(report, out)
+        keep_only(out, paths, _LISTED)
+    return paths
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGPIPE, signal.SIG_DFL)  # a reader like head may leave early
     sys.exit(main())

@@ -12,23 +12,15 @@ from reports.figures.ablation_plots import plot_ablation as _plot_ablation
 from reports.figures.score_plots import plot_compute as _plot_compute
 from reports.figures.score_plots import plot_points
 from reports.figures.training_plots import plot_curves as _plot_curves
+from reports.material import chapters, gather
 from reports.results.collect import COLUMNS, collect
 from reports.results.entrants import Entrant, entrants
 from reports.results.found import find
 from reports.results.labels import flattened
-from reports.results.training_log import Series, read_series
+from reports.results.training_log import read_series
 from reports.stats import Test
-from reports.tables.ablations import ablation_tables, varied_alone
-from reports.tables.comparisons import comparison_table
-from reports.tables.compute_table import compute_table
-from reports.tables.cost_table import cost_table
+from reports.tables.ablations import varied_alone
 from reports.tables.markup import Table
-from reports.tables.metric_tables import metric_tables
-from reports.tables.noise_table import noise_table
-from reports.tables.overall import overall_table
-from reports.tables.published import published_table
-from reports.tables.score_tables import score_tables
-from reports.tables.settings_tables import settings_tables
 
 __all__ = [
     "all_tables",
@@ -67,23 +59,10 @@ def load(*folders: str | Path) -> pd.DataFrame:
 def all_tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
     """Every table that a frame of `load`, or a part of it, has something for, by name.
 
-    Training logs that are broken are passed over; `reports/build.py` names them.
+    Files that are broken are passed over; `reports/build.py` names them.
     """
-    own = _entrants(frame)
-    configs = {h: one.settings for h, one in own.items()}
-    made: list[Table | None] = [
-        *score_tables(frame, test=test),
-        published_table(frame, configs),
-        overall_table(frame, own),
-        comparison_table(frame, own),
-        noise_table(frame)[0],
-        cost_table(own),
-        compute_table(own, _logs(frame)),
-        *ablation_tables(frame, own, test),
-        *metric_tables(frame, test),
-        *settings_tables(own),
-    ]
-    return {one.name: one for one in made if one is not None}
+    made = chapters(gather(frame, _configs(frame)), test=test)
+    return {one.name: one for tables in made.values() for one in tables}
 
 
 def table(frame: pd.DataFrame, name: str = "table1", test: Test = "t") -> Table:
@@ -101,7 +80,8 @@ def table(frame: pd.DataFrame, name: str = "table1", test: Test = "t") -> Table:
 def plot_curves(frame: pd.DataFrame, x: str = "step") -> Figure:
     """See `reports.figures.training_plots.plot_curves`; raises ValueError without logs."""
     return _drawn(
-        lambda: _plot_curves(_entrants(frame), _logs(frame), x), "no run has logged its training"
+        lambda: _plot_curves(_entrants(frame), read_series(frame["run"].unique())[0], x),
+        "no run has logged its training",
     )
 
 
@@ -127,16 +107,15 @@ def _drawn(draw: Callable[[], Figure | None], otherwise: str) -> Figure:
     return figure
 
 
-def _logs(frame: pd.DataFrame) -> dict[str, Series]:
-    return read_series(frame["run"].unique())[0]
-
-
 def _entrants(frame: pd.DataFrame) -> dict[str, Entrant]:
-    """With the settings that the frame's own columns hold."""
+    return entrants(frame, _configs(frame))
+
+
+def _configs(frame: pd.DataFrame) -> dict[str, Mapping[str, object]]:
+    """The settings that the frame's own columns hold, by hash8."""
     keys = [key for key in frame if key not in COLUMNS]
     firsts = frame.drop_duplicates("hash8").set_index("hash8")[keys]
-    configs: dict[str, Mapping[str, object]] = {
+    return {
         str(h): {str(k): v for k, v in line.items() if isinstance(v, list) or pd.notna(v)}
         for h, line in firsts.to_dict("index").items()
     }
-    return entrants(frame, configs)

@@ -10,7 +10,6 @@ from benchmark.files import read_json, write_json, write_text
 from benchmark.type_check import misfit
 from reports.page.report import Report
 
-_LIST = "files.json"
 _NAME = re.compile(r"(figures/)?\w[\w.-]*")
 
 
@@ -26,13 +25,18 @@ def write_tables(report: Report, out: Path) -> list[Path]:
     return written
 
 
-def keep_only(out: Path, written: Iterable[Path]) -> None:
+def keep_only(out: Path, written: Iterable[Path], listed: str = "files.json") -> None:
     """Remove what an earlier report wrote and this one did not, and note what there is now.
 
     Only files that the list of the earlier report names are touched.
+
+    Args:
+        out: the folder.
+        written: files in it.
+        listed: name of the list, one for each kind of report that may share a folder.
     """
     names = sorted(str(path.relative_to(out)) for path in written)
-    file = out / _LIST
+    file = out / listed
     if file.exists():
         noted = read_json(file).get("files", [])
         if misfit(noted, list[str], "files") is None:

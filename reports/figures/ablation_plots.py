@@ -16,6 +16,7 @@ from reports.figures.style import colours, themed, wrapped
 from reports.results.entrants import Entrant
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, outcomes
+from reports.tables.ablations import also_varied, block_label
 
 
 def plot_ablation(
@@ -40,7 +41,11 @@ def plot_ablation(
     }
     if not columns:
         return None
-    values = list(dict.fromkeys(one.settings.get(key) for group in groups for one in group))
+    values: list[Any] = []
+    for one in (one for group in groups for one in group):
+        if one.settings.get(key) not in values:  # a list is no key of a dict
+            values.append(one.settings.get(key))
+    also = also_varied(key, [list(group) for group in groups])
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     order: list[Any] = sorted(values) if numeric else values  # type: ignore[type-var]
     across = min(ACROSS, len(columns))
@@ -53,14 +58,14 @@ def plot_ablation(
             for group, colour in zip(groups, palette, strict=True):
                 _line(axes, key, order, numeric, group, column, cells, colour)
             axes.set_title(wrapped(f"{heading} on {column.data}", 30))
-            axes.set_xlabel(key)
+            axes.set_xlabel(f"{key} with {also}" if also else key)
             if not numeric:
                 axes.set_xticks(range(len(order)), [str(value) for value in order])
         for axes in grid.flat[len(columns) :]:
             axes.set_visible(False)
         grid[0, 0].set_ylabel("percent")
         handles = [
-            Line2D([], [], color=colour, label=group[0].label.split(" [")[0])
+            Line2D([], [], color=colour, label=block_label(group[0], groups))
             for group, colour in zip(groups, palette, strict=True)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)

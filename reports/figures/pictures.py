@@ -6,40 +6,30 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmark.mask_metrics import slot_overlap
 from reports.figures.ablation_plots import plot_ablation
 from reports.figures.mask_curves import write_curves
 from reports.figures.mask_gallery import write_galleries
-from reports.figures.score_plots import plot_compute, plot_points
+from reports.figures.score_plots import MOST_ROWS, plot_compute, plot_points
 from reports.figures.style import save, themed
 from reports.figures.training_plots import plot_curves, plot_overlap
+from reports.material import Material
 from reports.page.report import Picture
 from reports.results.entrants import Entrant
 from reports.results.mask_runs import Configuration
-from reports.results.training_log import Series
-from reports.tables.ablations import varied_alone
+from reports.tables.ablations import ablation_name, also_varied, varied_alone
 
 MOST_WITH_MASKS = 10  # configurations; `reports/masks.py` draws all
 Pictures = dict[str, list[Picture]]  # by the section that they are in
 
 
-def draw(
-    frame: pd.DataFrame,
-    entrants: Mapping[str, Entrant],
-    logs: Mapping[str, Series],
-    masks: Sequence[Configuration],
-    folder: Path,
-) -> Pictures:
+def draw(material: Material, folder: Path) -> Pictures:
     """Draw all that there is something for, each as PNG and PDF.
 
     Args:
-        frame: as `reports.results.collect.collect` makes it.
-        entrants: by hash8.
-        logs: of training, by run folder.
-        masks: configurations that left masks.
+        material: that they are made of.
         folder: for the files.
 
     Raises:
@@ -52,26 +42,34 @@ def draw(
             save(figure, folder / f"{name}.png")
             pictures.setdefault(section, []).append(Picture(title, text, folder / f"{name}.png"))
 
+    frame, entrants = material.scored, material.entrants
     scored = frame[frame["main"] & (frame["status"] == "ok")]
     if not scored.empty:
         text = (
             "A panel for each evaluation with a row for each method. Table 1 and 2 have the means."
         )
-        title = "Every seed: points are seeds, bars 95% t intervals of the mean"
+        rows = scored["label"].nunique()
+        first = f", the first {MOST_ROWS} of {rows} rows" if rows > MOST_ROWS else ""
+        title = f"Every seed{first}: points are seeds, bars 95% t intervals of the mean"
         add("Scores", "points", title, text, plot_points(scored))
     title = (
-        "Online probe and loss over training: mean over seeds, from the lowest to the highest; each "
-        "method has a loss of its own, which compares with no other"
+        "Online probe and loss over training: mean over seeds, from the lowest to the highest; "
+        "each method has a loss of its own, which compares with no other"
     )
-    add("Training", "training", title, _listed(entrants), plot_curves(entrants, logs))
+    add("Training", "training", title, _listed(entrants), plot_curves(entrants, material.logs))
     title = "Scores against the operations of pretraining; dotted, the best that they buy"
     text = "A panel for each evaluation. The numbers are in the table of costs and Tables 1 and 2."
     add("Cost", "compute", title, text, plot_compute(scored, entrants))
     for key, groups in varied_alone(entrants.values()).items():
-        title, text = f"Scores over {key}", f"The table of the ablation of {key} has the numbers."
+        also = also_varied(key, groups)
+        title = f"Scores over {key}" + (f", with which {also} vary" if also else "")
+        text = f"The table of the ablation of {key} has the numbers."
         figure = plot_ablation(scored, key, groups)
-        add("Ablations", f"ablation_{key.replace('.', '_')}", title, text, figure)
-    pictures |= _of_masks(masks, folder)
+        name = ablation_name(key)
+        while any(p.png.stem == name for p in pictures.get("Ablations", [])):
+            name += "_more"
+        add("Ablations", name, title, text, figure)
+    pictures |= _of_masks(material.masks, folder)
     return pictures
 
 

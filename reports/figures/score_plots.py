@@ -17,7 +17,7 @@ from reports.results.evaluations import evaluations
 from reports.results.outcomes import Outcome, outcomes
 
 ACROSS = 3  # panels beside each other
-_MOST_ROWS = 24  # of a panel of points, and of a legend; the methods that come first
+MOST_ROWS = 24  # of a panel of points, and of a legend; the methods that come first
 _MARKERS = "osD^vPX*<>"
 
 
@@ -25,12 +25,18 @@ def plot_points(frame: pd.DataFrame) -> Figure:
     """A panel for each evaluation: each seed a point, mean and 95% t interval beside them.
 
     Args:
-        frame: as `reports.load` or `reports.results.collect.collect` makes it.
+        frame: as `reports.load` or `reports.results.collect.collect` makes it; the first
+            ``MOST_ROWS`` rows are drawn.
+
+    Raises:
+        ValueError: if there is no score.
     """
     columns = evaluations(frame)
     cells = outcomes(frame)
     labels = list(frame.sort_values("control", key=pd.notna, kind="stable")["label"].unique())
-    labels = labels[:_MOST_ROWS]
+    labels = labels[:MOST_ROWS]
+    if not columns:
+        raise ValueError("there is no score to draw")
     across = min(ACROSS, len(columns))
     down = math.ceil(len(columns) / across)
     with themed():
@@ -89,7 +95,7 @@ def plot_compute(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Figure
     markers = {h: _MARKERS[k % len(_MARKERS)] for k, h in enumerate(known)}
     scale, unit = _unit(max(one.flops for one in known.values()))
     with themed():
-        size = (3.1 * across + 0.6, 2.7 * down + 0.25 * math.ceil(min(len(known), _MOST_ROWS) / 3))
+        size = (3.1 * across + 0.6, 2.7 * down + 0.25 * math.ceil(min(len(known), MOST_ROWS) / 3))
         figure = Figure(figsize=size, layout="constrained")
         grid = figure.subplots(down, across, squeeze=False)
         for axes, (column, heading) in zip(grid.flat, columns.items(), strict=False):
@@ -102,7 +108,7 @@ def plot_compute(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Figure
         grid[0, 0].set_ylabel("percent")
         handles = [
             Line2D([], [], color=palette[h], marker=markers[h], linestyle="", label=one.label)
-            for h, one in list(known.items())[:_MOST_ROWS]
+            for h, one in list(known.items())[:MOST_ROWS]
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

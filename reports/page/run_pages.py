@@ -14,9 +14,11 @@ from benchmark.runs import Run
 from benchmark.state import RunState, read_state
 from reports.page.page_masks import CONFIGURATIONS, read_snapshot
 from reports.page.report import RunPage
+from reports.tables.score_tables import WHY
 
 _TAIL = 4096  # bytes of a log
 _LINES = 25
+_BROKEN = "not readable"
 
 
 def run_pages(frame: pd.DataFrame, runs: Sequence[Run]) -> list[RunPage]:
@@ -27,26 +29,25 @@ def run_pages(frame: pd.DataFrame, runs: Sequence[Run]) -> list[RunPage]:
         runs: that it was made of.
     """
     folders = {str(run.folder): run for run in runs}
-    scores: dict[str, list[str]] = {}
-    labels: dict[str, str] = {}
-    columns = ["run", "label", "task", "eval_data", "eval_seed", "metric", "value", "status"]
-    for folder, label, task, data, seed, metric, value, status in frame[frame["main"]][
-        columns
-    ].itertuples(index=False):
-        labels[folder] = label
-        words = f"{metric} {value:.2f}" if status == "ok" else status
-        scores.setdefault(folder, []).append(f"{task} on {data}, evaluation seed {seed}: {words}")
+    labels = dict(zip(frame["run"], frame["label"], strict=True))
+    scores: dict[str, list[str]] = {folder: [] for folder in labels}
+    columns = ["run", "task", "eval_data", "eval_seed", "metric", "value", "status"]
+    main = frame[frame["main"]]
+    for folder, task, data, seed, metric, value, status in main[columns].itertuples(index=False):
+        words = f"{metric} {value:.2f}" if status == "ok" else WHY[status]
+        scores[folder].append(f"{task} on {data}, evaluation seed {seed}: {words}")
     return [_page(folders[folder], labels[folder], scores[folder]) for folder in labels]
 
 
-def without_broken_snapshots(pages: Sequence[RunPage]) -> tuple[list[RunPage], list[str]]:
+def without_broken(pages: Sequence[RunPage]) -> tuple[list[RunPage], list[str]]:
     """Drop snapshots of masks that cannot be read, of those that the page shows.
 
     Returns:
-        The pages, and a sentence for each file that is dropped.
+        The pages, and a sentence for each file that is dropped, or whose text cannot be read.
     """
     kept, problems, seen = [], [], set[str]()
     for page in pages:
+        problems += [str(page.provenance[_BROKEN])] if _BROKEN in page.provenance else []
         snapshots = []
         if page.snapshots and page.hash8 not in seen and len(seen) < CONFIGURATIONS:
             seen.add(page.hash8)
@@ -86,7 +87,7 @@ def _provenance(folder: Path) -> Mapping[str, Any]:
     try:
         return read_json(file)
     except (ValueError, OSError) as error:
-        return {"not readable": str(error)}
+        return {_BROKEN: str(error)}
 
 
 def _log(run: Run, state: RunState | None) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
-from reports.results.entrants import Entrant
+from reports.results.entrants import Entrant, same_setting
 from reports.results.evaluations import Evaluation, evaluations, is_away
 from reports.results.outcomes import Outcome, Ranking, outcomes, rank, shown
 from reports.stats import Test
@@ -65,9 +65,11 @@ def _winner(where: str, cells: Mapping[str, Outcome], ranking: Ranking) -> Itera
     best = cells[ranking.best[0]]
     spread = "" if best.n < 2 else f" ± {shown(best.std)}"
     names = " and ".join(ranking.best[:_LONG])
-    worse = [k for k, rival in ranking.rivals.items() if rival.p <= 0.05]
+    worse = [k for k, rival in ranking.rivals.items() if rival.worse]
     verdict = f"of the {len(ranking.rivals)} others"
-    if not worse:
+    if not any(rival.worse or rival.tied for rival in ranking.rivals.values()):
+        verdict = f"with n={best.n} no test can tell it from the {len(ranking.rivals)} others"
+    elif not worse:
         verdict += " none is significantly worse"
     elif len(worse) == len(ranking.rivals):
         verdict += " all are significantly worse"
@@ -83,15 +85,14 @@ def _against_untrained(frame: pd.DataFrame) -> Iterator[str]:
     control = {
         label for label, c in zip(frame["label"], frame["control"], strict=True) if c == "untrained"
     }
-    taught: list[str] = []
     untaught: list[str] = []
     for column, heading in evaluations(frame).items():
         floor = [cells[k, column] for k in control if (k, column) in cells and cells[k, column].n]
         own = _methods(frame, cells, column)
         if floor and own:
             low = max(cell.mean + (0 if math.isnan(cell.std) else cell.std) for cell in floor)
-            above = max(cell.mean for cell in own) > low
-            (taught if above else untaught).append(f"{heading} on {column.data}")
+            if max(cell.mean for cell in own) <= low:
+                untaught.append(f"{heading} on {column.data}")
     if untaught:
         yield (
             f"In {', '.join(untaught)} no method is above the untrained encoder by more than the "
@@ -114,10 +115,7 @@ def _dear(entrants: Mapping[str, Entrant]) -> Iterator[str]:
         times = {
             one.label: one.flops / plain.flops
             for one in entrants.values()
-            if one.setting == plain.setting
-            and not one.control
-            and one is not plain
-            and one.flops > 0
+            if same_setting(one, plain) and not one.control and one is not plain and one.flops > 0
         }
         dearer = {label: ratio for label, ratio in times.items() if ratio > 1.05}
         if dearer:

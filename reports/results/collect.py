@@ -37,7 +37,7 @@ COLUMNS = (
     "metric",
     "main",  # whether it is the metric that the task is known by
     "value",
-    "status",  # ok, failed, running, missing, or invalid where the result cannot be trusted
+    "status",  # ok, failed, running, missing, no task, or invalid: not to be trusted
     "problem",  # why it is invalid, in a sentence
     "commit",
     "dirty",
@@ -52,6 +52,8 @@ COLUMNS = (
     "path",
 )
 
+_ROUNDING = 1e-6  # of metrics, in percent
+
 
 def collect(runs: Iterable[Run], configs: Mapping[str, Config] | None = None) -> pd.DataFrame:
     """Read the results of runs.
@@ -62,8 +64,9 @@ def collect(runs: Iterable[Run], configs: Mapping[str, Config] | None = None) ->
 
     Returns:
         One row per (run, task, evaluation seed, metric) with ``COLUMNS``, in the order of a table's
-        rows. A result that is not there has one row, as the main metric. The value is NaN exactly
-        where the status is not "ok".
+        rows. A result that is not there has one row, as the main metric. A run without tasks has
+        one row whose task is None, the status "no task" and ``main`` false. The value is NaN
+        exactly where the status is not "ok".
     """
     ordered = _in_table_order(list(runs))
     labels = row_labels(ordered, configs)
@@ -86,6 +89,8 @@ def collect(runs: Iterable[Run], configs: Mapping[str, Config] | None = None) ->
         }
         record = _record(run)
         about |= _cost(record)
+        if not run.tasks:
+            results[str(run.folder)] = [{**about, **_no_task(record)}]
         for task in run.tasks:
             if (path := str(task.result)) not in results:
                 of_task = {
@@ -100,6 +105,8 @@ def collect(runs: Iterable[Run], configs: Mapping[str, Config] | None = None) ->
     _refuse_odd_metrics(results.values())
     rows = [row for metrics in results.values() for row in metrics]
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
+    # Whole numbers beside None, which pandas would turn into floats.
+    frame["eval_seed"] = pd.Series([row["eval_seed"] for row in rows], dtype=object)
     return frame.astype({"main": bool, "value": float})
 
 
@@ -149,10 +156,24 @@ def _outcome(
         result = read_result(task, run, record["encoder_sha256"])
     except ValueError as error:
         return [_lost("invalid", str(error))]
+    if problem := _no_percentage(task, result["metrics"]):
+        return [_lost("invalid", problem)]
     return [
         {"metric": metric, "main": number == 0, "value": value, **_origin(result)}
         for number, (metric, value) in enumerate(result["metrics"].items())
     ]
+
+
+def _no_percentage(task: PlannedTask, metrics: Mapping[str, float]) -> str | None:
+    """Which metric cannot be, in a sentence; scores that correct for chance may be negative."""
+    for metric, value in metrics.items():
+        lowest = 0 if "accuracy" in metric or "iou" in metric else -100
+        if not lowest - _ROUNDING <= value <= 100 + _ROUNDING:
+            return (
+                f"{task.result} has {metric} {value:g}, which is no percentage; delete it to have "
+                "the task run again"
+            )
+    return None
 
 
 def _origin(result: Result) -> dict[str, Any]:
@@ -178,6 +199,11 @@ def _why_missing(run: Run, task: PlannedTask) -> str:
 
 def _lost(status: str, problem: str | None = None) -> dict[str, Any]:
     return {"main": True, "value": math.nan, "status": status, "problem": problem}
+
+
+def _no_task(record: Pretraining | ValueError | None) -> dict[str, Any]:
+    problem = str(record) if isinstance(record, ValueError) else None
+    return {"task": None, "eval_seed": None, **_lost("no task", problem), "main": False}
 
 
 def _refuse_odd_metrics(results: Iterable[list[dict[str, Any]]]) -> None:

@@ -17,7 +17,7 @@ class Entrant:
 
     Attributes:
         label: of its row.
-        setting: hash of everything but method and seed.
+        setting: hash of everything but method, objective and seed.
         control: see `benchmark.runs.Run`.
         runs: folders by seed of pretraining.
         settings: resolved, by dotted key; empty where they are not known.
@@ -39,6 +39,11 @@ class Entrant:
     seconds: float
     images: float
     memory: float
+
+
+def same_setting(a: Entrant, b: Entrant) -> bool:
+    """Whether two entrants share everything but the masking method."""
+    return (a.data, a.setting, a.objective) == (b.data, b.setting, b.objective)
 
 
 def entrants(frame: pd.DataFrame, configs: Mapping[str, Config]) -> dict[str, Entrant]:

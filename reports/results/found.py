@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
@@ -14,9 +14,14 @@ from benchmark.files import read_json
 from benchmark.result_file import Inputs
 from benchmark.runs import PlannedTask, Run, lies_in, read_config, restored
 from benchmark.type_check import misfit
+from reports.results.labels import SAME, Config, flattened
 
 _RESULT = re.compile(r"results/[^/]+/seed\d+\.json")
 _RUN_FOLDER = re.compile(r"seed\d+")
+
+# Keys of config.yaml that seeds of one configuration may differ in: those that change no encoder,
+# paths of data, which counts by its fingerprint, and what comes to the same.
+_FREE = SAME | {"data", "pflops", "processes", "sync_batchnorm"}
 
 
 class _Task(TypedDict):
@@ -51,6 +56,20 @@ class _Unplanned(TypedDict):
 
 
 @dataclass(frozen=True)
+class _Noted:
+    """A configuration, as one of its seeds notes it.
+
+    Attributes:
+        file: its config.yaml.
+        texts: of the files that note the same, without the lines of their seeds.
+    """
+
+    file: Path
+    config: Config
+    texts: set[bytes]
+
+
+@dataclass(frozen=True)
 class Found:
     """What lies below some folders.
 
@@ -61,65 +80,89 @@ class Found:
     """
 
     runs: list[Run]
-    configs: dict[str, Mapping[str, Any]]
+    configs: dict[str, Config]
     left_out: list[str]
 
 
 def find(folders: Sequence[Path]) -> Found:
     """Every run below the folders, once.
 
-    A folder is left out if it is not what its name says, or the copy of another one.
+    A folder is left out if it is not what its name says, the copy of another one, or notes another
+    configuration than other seeds of its own. Hidden folders and those of tables are passed over.
 
     Raises:
         UserError: if a folder is none, or there is no run in any of them.
     """
     runs: dict[tuple[str, str, int], Run] = {}
-    configs: dict[str, Mapping[str, Any]] = {}
-    left_out = []
-    places = {path.resolve(): path for folder in folders for path in _run_folders(folder)}
+    configs: dict[str, _Noted] = {}
+    left_out: list[str] = []
+    roots = [folder.resolve() for folder in folders]
+    places = {
+        path.resolve(): path for folder in folders for path in _run_folders(folder, roots, left_out)
+    }
+    if not places:
+        where = ", ".join(map(str, folders))
+        also = f", and {left_out[0]}" if left_out else "; give the runs_dir of the runs"
+        raise UserError(f"{where} holds no run (seed<k>/plan.json){also}")
     for resolved, folder in places.items():
         try:
-            run, config = _read_run(folder, configs.keys())
+            run, noted = _read_run(folder, configs)
             if not lies_in(run, resolved):
                 own = f"{run.data}/{run.method}-{run.hash8}/seed{run.seed}"
                 raise ValueError(
                     f"{folder} is no folder of {own}, the run that it holds; put it back to where "
                     "it was made"
                 )
-            first = runs.setdefault(_key(run), run)
-            if first is not run:
+            if first := runs.get(_key(run)):
                 raise ValueError(
                     f"{folder} is the same run as {first.folder}, which counts; remove one of them"
                 )
+            if noted is not None:
+                _add(noted, run.hash8, configs)
         except (ValueError, OSError) as error:
             left_out.append(str(error))
             continue
-        if config is not None:
-            configs.setdefault(run.hash8, config)
         tasks, problems = _tasks(folder)
         left_out += problems
         runs[_key(run)] = replace(run, tasks=tuple(tasks))
-    if not places:
-        where = ", ".join(map(str, folders))
-        raise UserError(f"{where} holds no run (seed<k>/plan.json); give the runs_dir of the runs")
-    return Found(_of_known_protocols(list(runs.values())), configs, left_out)
+    whole = _of_known_protocols(list(runs.values()))
+    return Found(
+        [_without_copies(run, left_out) for run in whole],
+        {hash8: noted.config for hash8, noted in configs.items()},
+        list(dict.fromkeys(left_out)),
+    )
 
 
-def _run_folders(folder: Path) -> Iterator[Path]:
+def _run_folders(folder: Path, roots: Sequence[Path], left_out: list[str]) -> Iterator[Path]:
+    """Folders of runs below one of the roots; what may hold others is added to ``left_out``."""
     if not folder.is_dir():
         what = "is no folder" if folder.exists() else "does not exist"
         raise UserError(f"{folder} {what}; give the runs_dir of the runs, or a folder in it")
-    for place, inside, files in os.walk(folder):
+
+    def leave_out(error: OSError) -> None:
+        left_out.append(f"{error.filename} cannot be listed ({error.strerror}); make it readable")
+
+    for place, inside, files in os.walk(folder, onerror=leave_out):
         path = Path(place)
-        if _RUN_FOLDER.fullmatch(path.absolute().name) and {"plan.json", "config.yaml"} & {*files}:
+        named = _RUN_FOLDER.fullmatch(path.absolute().name)
+        if named and {"plan.json", "config.yaml"} & {*files}:
             inside.clear()
             yield path
+        elif named and ("pretraining.json" in files or "results" in inside):
+            inside.clear()
+            left_out.append(
+                f"{path} has neither plan.json nor config.yaml, which tell its run; put one back, "
+                "or delete it to run again"
+            )
         else:
-            inside[:] = sorted(name for name in inside if not name.startswith("."))
+            inside[:] = sorted(n for n in inside if not n.startswith(".") and n != "tables")
+            for link in (path / name for name in inside if (path / name).is_symlink()):
+                if not any(link.resolve().is_relative_to(root) for root in roots):
+                    left_out.append(f"{link} is a link, which is not followed; give its target too")
 
 
-def _read_run(folder: Path, known: Set[str]) -> tuple[Run, Mapping[str, Any] | None]:
-    """The run in a folder, and its configuration if none of its hash is known yet."""
+def _read_run(folder: Path, known: Mapping[str, _Noted]) -> tuple[Run, _Noted | None]:
+    """The run in a folder, and its configuration unless that is known, as its text tells."""
     run = None
     if (folder / "plan.json").exists():
         plan = _read_plan(folder)
@@ -127,16 +170,47 @@ def _read_run(folder: Path, known: Set[str]) -> tuple[Run, Mapping[str, Any] | N
             run = restored(plan["run"], folder)
         except ValueError as error:
             raise ValueError(f"{folder / 'plan.json'} holds no run ({error})") from error
-    started = (folder / "config.yaml").exists()
-    if run is not None and (not started or run.hash8 in known):
-        return run, None
+    file = folder / "config.yaml"
+    text = b""
+    if run is not None:
+        if not file.exists():
+            return run, None
+        text = _without_seed(file, run.seed)
+        if run.hash8 in known and text in known[run.hash8].texts:
+            return run, None
     trained, config = read_config(folder)
     if run is not None and _key(run) != _key(trained):
         raise ValueError(
             f"{folder} has plan.json and config.yaml of two runs; the line that made it plans "
             "it anew"
         )
-    return trained, config
+    return trained, _Noted(file, config, {text})
+
+
+def _without_seed(file: Path, seed: int) -> bytes:
+    """The text of a config.yaml without the lines that tell the seed: its own, and its run's."""
+    try:
+        return re.sub(rb"(?m)^(  )?seed: %d\n" % seed, b"", file.read_bytes())
+    except OSError:  # whoever reads it tells what is wrong
+        return b""
+
+
+def _add(noted: _Noted, hash8: str, configs: dict[str, _Noted]) -> None:
+    """Add a configuration to those that are known by hash8.
+
+    Raises:
+        ValueError: if it is not the one that is known.
+    """
+    first = configs.setdefault(hash8, noted)
+    keys = (noted.config.keys() & first.config.keys()) - _FREE  # earlier versions lack some
+    one, other = (flattened({key: c.config[key] for key in keys}) for c in (noted, first))
+    for key in sorted(one.keys() | other.keys()):
+        if one.get(key) != other.get(key):
+            raise ValueError(
+                f"{noted.file} has another {key!r} than {first.file}, of another seed of its "
+                "configuration; delete the folder of the wrong one to run again"
+            )
+    first.texts.update(noted.texts)
 
 
 def _key(run: Run) -> tuple[str, str, int]:
@@ -206,6 +280,19 @@ def _of_known_protocols(runs: Sequence[Run]) -> list[Run]:
         )
         for run in runs
     ]
+
+
+def _without_copies(run: Run, left_out: list[str]) -> Run:
+    """The same run with each result once: the first, which is a planned one where there is any."""
+    counted: dict[PlannedTask, PlannedTask] = {}
+    for task in run.tasks:
+        key = replace(task, result=run.folder) if task.protocol_id else task
+        if (first := counted.setdefault(key, task)) is not task:
+            left_out.append(
+                f"{task.result} is of the same task, data, protocol and seed as {first.result}, "
+                "which counts; delete it"
+            )
+    return replace(run, tasks=tuple(counted.values()))
 
 
 def _unplanned(file: Path) -> PlannedTask:

@@ -55,7 +55,7 @@ def row_labels(
         runs: of all rows; the seeds of a configuration share one.
         configs: by hash8, as far as they are known.
         name_data: whether labels tell the data of pretraining where it is not one and the same.
-            Without, configurations of different data may share a label.
+            Without, configurations of different data share a label unless other settings differ.
     """
     configurations = {run.hash8: run for run in runs}
     methods = [run for run in configurations.values() if run.control is None]
@@ -80,7 +80,11 @@ def row_labels(
     for data in dict.fromkeys(run.data for run in configurations.values()):
         own = {h: run for h, run in configurations.items() if run.data == data}
         apart |= _told_apart({h: labels[h] for h in own}, own, configs or {})
-    return apart
+    differing = _differing(apart, configs or {})
+    return {
+        h: f"{label} [{configurations[h].data}]" if label in differing else label
+        for h, label in apart.items()
+    }
 
 
 def _base_label(run: Run) -> str:
@@ -105,6 +109,24 @@ def _told_apart(
                 apart[hash8] = f"{labels[hash8]} [{words[hash8]}]"
     used = Counter(apart.values())
     return {h: f"{label} [{h}]" if used[label] > 1 else label for h, label in apart.items()}
+
+
+def _differing(labels: Mapping[str, str], configs: Mapping[str, Config]) -> set[str]:
+    """Labels of configurations that differ in more than their data and what follows from it."""
+    settings: dict[str, dict[str, Any]] = {}
+    found = set()
+    for hash8, label in labels.items():
+        if hash8 not in configs:
+            continue
+        own = {k: v for k, v in flattened(configs[hash8]).items() if not _of_data(k)}
+        if settings.setdefault(label, own) != own:
+            found.add(label)
+    return found
+
+
+def _of_data(key: str) -> bool:
+    first = key.split(".")[0]
+    return first in SAME or first in ("data", "normalisation") or key.endswith("image_size")
 
 
 def _settings(labels: Mapping[str, str], configs: Mapping[str, Config]) -> dict[str, str]:

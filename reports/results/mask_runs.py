@@ -5,11 +5,10 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from benchmark.runs import Run
 from reports.results.labels import differences, row_labels
 from reports.results.masked_run import FILE, MaskedRun, read_run
 
@@ -66,23 +65,23 @@ def find(folders: Sequence[Path]) -> Found:
     return Found(configurations, problems)
 
 
-def of_runs(runs: Iterable[Run], labels: Mapping[str, str]) -> Found:
+def of_runs(folders: Mapping[Path, str], labels: Mapping[str, str]) -> Found:
     """The configurations with masks among runs, in their order.
 
     Args:
-        runs: each once.
+        folders: of the runs, with the hash8 of each.
         labels: by hash8.
     """
     groups: dict[str, list[MaskedRun]] = defaultdict(list)
     problems = []
-    for run in runs:
-        if (run.folder / FILE).exists() and run.hash8 in labels:
+    for folder, hash8 in folders.items():
+        if (folder / FILE).exists():
             try:
-                masked = read_run(run.folder)
+                masked = read_run(folder)
             except (ValueError, OSError) as error:
                 problems.append(str(error))
             else:
-                groups[run.hash8].append(masked)
+                groups[hash8].append(masked)
     configurations = [
         Configuration(labels[h], tuple(sorted(group, key=lambda masked: masked.run.seed)))
         for h, group in groups.items()

@@ -123,6 +123,11 @@ class Rival:
     p: float
     tied: bool
 
+    @property
+    def worse(self) -> bool:
+        """Whether it is significantly worse, on the seeds that both have."""
+        return self.p <= ALPHA and self.comparison.difference > 0
+
 
 @dataclass(frozen=True)
 class Ranking:
@@ -136,10 +141,12 @@ def rank(column: Mapping[str, Outcome], test: Test = "t") -> Ranking:
     """Find the best mean of a column, and who is not significantly worse.
 
     Args:
-        column: the competing rows; those without a score take no part.
+        column: the competing rows. Those without a score take no part, and those with one seed none
+            where another has more: a lone seed may be the best by luck.
         test: paired over shared seeds, two-sided.
     """
-    scored = {label: outcome for label, outcome in column.items() if outcome.n}
+    enough = 2 if any(outcome.n > 1 for outcome in column.values()) else 1
+    scored = {label: outcome for label, outcome in column.items() if outcome.n >= enough}
     if not scored:
         return Ranking((), {})
     top = max(scored, key=lambda label: scored[label].mean)
@@ -150,13 +157,13 @@ def rank(column: Mapping[str, Outcome], test: Test = "t") -> Ranking:
         if label not in best
     }
     adjusted = holm([comparison.p(test) for comparison in compared.values()])
-    return Ranking(
-        best,
-        {
-            label: Rival(comparison, p, tied=p > ALPHA and _can_reject(comparison, compared, test))
-            for (label, comparison), p in zip(compared.items(), adjusted, strict=True)
-        },
-    )
+    rivals = {}
+    for (label, comparison), p in zip(compared.items(), adjusted, strict=True):
+        rival = Rival(comparison, p, tied=False)
+        told = not math.isnan(p) and _can_reject(comparison, compared, test)
+        tied = told and not rival.worse
+        rivals[label] = Rival(comparison, p, tied)
+    return Ranking(best, rivals)
 
 
 def _can_reject(comparison: Comparison, family: Mapping[str, Comparison], test: Test) -> bool:

@@ -76,18 +76,18 @@ def read_set(place: Path) -> ResultSet:
     if not place.is_file():
         return _read(place, place)
     with tempfile.TemporaryDirectory() as folder:
-        import_archive(place, Path(folder))
-        return _read(Path(folder), place)
+        imported = import_archive(place, Path(folder))
+        return _read(Path(folder), place, imported.conflicts)
 
 
-def _read(folder: Path, place: Path) -> ResultSet:
+def _read(folder: Path, place: Path, left_out: Sequence[str] = ()) -> ResultSet:
     found = find([folder])
     frame = collect(found.runs, found.configs)
     cells: dict[str, dict[Evaluation, Outcome]] = {}
     for (hash8, evaluation), outcome in outcomes(frame, "hash8").items():
         cells.setdefault(hash8, {})[evaluation] = outcome
     invalid = frame.loc[frame["status"] == "invalid", "problem"]
-    left_out = [*found.left_out, *dict.fromkeys(invalid)]
+    left_out = [*left_out, *found.left_out, *dict.fromkeys(invalid)]
     return ResultSet(
         place,
         frame,

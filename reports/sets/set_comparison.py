@@ -1,4 +1,4 @@
-"""Two result sets side by side: which cells belong together, and what differs beyond noise."""
+"""Two result sets side by side: which cells belong together, and which can be told apart."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ from reports.sets.result_sets import ResultSet
 from reports.stats import ALPHA, LEVEL, compare, holm
 
 Matching = Literal["setting", "label"]
-Verdict = Literal["identical", "within noise", "higher", "lower", "too few seeds"]
+Verdict = Literal["identical", "not told apart", "higher", "lower", "too few seeds"]
+Kind = Literal["only in A", "only in B", "in neither", "not comparable", "with unshared seeds"]
 
 MATCHINGS: tuple[Matching, ...] = ("setting", "label")
-VERDICTS: tuple[Verdict, ...] = ("identical", "within noise", "higher", "lower", "too few seeds")
+VERDICTS: tuple[Verdict, ...] = ("identical", "not told apart", "higher", "lower", "too few seeds")
 
 
 @dataclass(frozen=True)
@@ -36,9 +37,10 @@ class Tested:
     """The difference B - A of a cell, in points.
 
     Attributes:
-        test: in words, with its number of seeds; empty where there are too few.
-        low: of the 95% interval.
-        high: of the 95% interval.
+        test: in words, with its number of seeds; empty without one, for which there are too few
+            seeds, or no need as the scores are identical.
+        low: of the 95% interval; NaN without a test.
+        high: of the 95% interval; NaN without a test.
         p: two-sided; NaN without a test.
     """
 
@@ -54,7 +56,7 @@ class Change:
     """One cell that both sets have a score in.
 
     Attributes:
-        p: of the test, corrected by Holm's method for all cells.
+        p: of the test, corrected by Holm's method for all cells that are tested.
     """
 
     match: Match
@@ -73,6 +75,7 @@ class Gap:
     label: str
     column: Evaluation | None
     why: str
+    kind: Kind
 
 
 @dataclass(frozen=True)
@@ -82,7 +85,8 @@ class SetComparison:
     Attributes:
         matches: rows that belong together.
         changes: their cells.
-        gaps: what only one side has, or both by different protocols or on different data.
+        gaps: what only one side has or, though planned, neither; and what both have by different
+            protocols or on different data.
         settings: which settings of a matched row differ, in a sentence each.
     """
 
@@ -133,7 +137,12 @@ def _matches(a: ResultSet, b: ResultSet, match: Matching) -> list[Match]:
 
 
 def compare_cell(a: Outcome, b: Outcome) -> Tested:
-    """The difference B - A: paired over two or more shared seeds, else over all seeds of each."""
+    """The difference B - A: paired over two or more shared seeds, else over all seeds of each.
+
+    Identical cells are not tested: with p = 1 they would make others' corrected p larger.
+    """
+    if a.scores == b.scores:
+        return Tested("", 0.0, math.nan, math.nan, math.nan)
     shared = compare(b.by_seed, a.by_seed)
     if shared.n >= 2:
         words = f"paired t, {shared.n} seeds"
@@ -156,39 +165,49 @@ def _verdict(a: Outcome, b: Outcome, tested: Tested, p: float) -> Verdict:
     if math.isnan(p):
         return "too few seeds"
     if p > ALPHA:
-        return "within noise"
+        return "not told apart"
     return "higher" if tested.difference > 0 else "lower"
 
 
 def _unmatched(a: ResultSet, b: ResultSet, matches: list[Match]) -> Iterator[Gap]:
-    for name, one, matched in (
-        ("A", a, {pair.a.hash8 for pair in matches}),
-        ("B", b, {pair.b.hash8 for pair in matches}),
-    ):
+    sides: tuple[tuple[Kind, ResultSet, set[str]], ...] = (
+        ("only in A", a, {pair.a.hash8 for pair in matches}),
+        ("only in B", b, {pair.b.hash8 for pair in matches}),
+    )
+    for kind, one, matched in sides:
         for hash8, entrant in one.entrants.items():
             if hash8 not in matched:
-                yield Gap(entrant.label, None, f"only in {name} ({hash8})")
+                yield Gap(entrant.label, None, f"{kind} ({hash8})", kind)
 
 
 def _gaps(a: ResultSet, b: ResultSet, pair: Match) -> Iterator[Gap]:
-    """Evaluations of a matched row that only one side has a score in."""
+    """Evaluations of a matched row that not both sides have all scores in."""
+    label = pair.a.label
     ours, theirs = a.cells[pair.a.hash8], b.cells[pair.b.hash8]
     only = [_scored(ours) - _scored(theirs), _scored(theirs) - _scored(ours)]
+    scored = _scored(ours) | _scored(theirs)
     for task, data in dict.fromkeys((one.task, one.data) for one in (*ours, *theirs)):
         in_a, in_b = (
             [one for one in cells if one in own and (one.task, one.data) == (task, data)]
             for cells, own in zip((ours, theirs), only, strict=True)
         )
         if in_a and in_b:
-            yield Gap(pair.a.label, in_a[0], _unlike(in_a, in_b))
+            yield Gap(label, in_a[0], _unlike(in_a, in_b), "not comparable")
             continue
-        yield from (Gap(pair.a.label, k, f"missing in B{_lost(theirs.get(k))}") for k in in_a)
-        yield from (Gap(pair.a.label, k, f"missing in A{_lost(ours.get(k))}") for k in in_b)
+        for k in in_a:
+            yield Gap(label, k, f"missing in B{_lost(theirs.get(k))}", "only in A")
+        for k in in_b:
+            yield Gap(label, k, f"missing in A{_lost(ours.get(k))}", "only in B")
+        if not in_a and not in_b:
+            for k in dict.fromkeys((*ours, *theirs)):
+                if (k.task, k.data) == (task, data) and k not in scored:
+                    words = [f"{n}{_lost(c.get(k))}" for n, c in (("A", ours), ("B", theirs))]
+                    yield Gap(label, k, f"missing in {' and '.join(words)}", "in neither")
     for column in ours:
-        if column in theirs:
-            seeds = ours[column].scores.keys(), theirs[column].scores.keys()
-            if all(seeds) and seeds[0] != seeds[1]:
-                yield Gap(pair.a.label, column, _unshared(*map(set, seeds)))
+        other = theirs.get(column)
+        if other is not None and other.n and ours[column].n:
+            why = _unshared(ours[column], other)
+            yield from [Gap(label, column, why, "with unshared seeds")] if why else []
 
 
 def _scored(cells: Mapping[Evaluation, Outcome]) -> set[Evaluation]:
@@ -207,12 +226,14 @@ def _unlike(in_a: Sequence[Evaluation], in_b: Sequence[Evaluation]) -> str:
     return f"not comparable: {', '.join([*protocols, *data])}"
 
 
-def _unshared(in_a: set[int], in_b: set[int]) -> str:
-    """Seeds that only one side has, in words."""
-    sides = (("A", in_a - in_b), ("B", in_b - in_a))
+def _unshared(a: Outcome, b: Outcome) -> str:
+    """Seeds that not both sides have a score of, in words; empty if there is none."""
+    in_a, in_b = set(a.scores), set(b.scores)
+    lost = {*a.lost, *b.lost} - in_a - in_b
+    parts = (("only in A", in_a - in_b), ("only in B", in_b - in_a), ("in neither", lost))
     return ", ".join(
-        f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, sorted(seeds)))} only in {name}"
-        for name, seeds in sides
+        f"seed{'s' * (len(seeds) > 1)} {' '.join(map(str, sorted(seeds)))} {where}"
+        for where, seeds in parts
         if seeds
     )
 

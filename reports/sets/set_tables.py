@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, shown
-from reports.sets.set_comparison import VERDICTS, Change, SetComparison
+from reports.sets.set_comparison import VERDICTS, Change, SetComparison, Verdict
 from reports.tables.markup import Cell, Column, Row, Table
 
 _NAMED = 3  # cells that the sentence names
-BEYOND_NOISE = ("higher", "lower")
+_TOLD_APART: tuple[Verdict, ...] = ("higher", "lower")
 
 
 def summary(found: SetComparison) -> str:
-    """How many cells came out how, and the largest of those that are beyond noise."""
+    """How many cells came out how, and the largest of those that can be told apart."""
     by_verdict = {
         verdict: [change for change in found.changes if change.verdict == verdict]
         for verdict in VERDICTS
     }
     headings = _headings(found)
     parts = [
-        f"{len(changes)} {verdict}{_named(changes, headings) if verdict in BEYOND_NOISE else ''}"
+        f"{len(changes)} {verdict}{_named(changes, headings) if verdict in _TOLD_APART else ''}"
         for verdict, changes in by_verdict.items()
         if changes
     ]
-    count = len(found.changes)
-    counted = f"{count} cell{'s' * (count != 1)} compared"
+    counted = f"{_several(len(found.changes), 'cell')} compared"
     return f"{counted}: {', '.join(parts)}." if parts else f"{counted}."
+
+
+def differing(found: SetComparison) -> str:
+    """Why two sets do not count as the same, in words; empty if they do.
+
+    They do if every cell is identical or not told apart, and neither side lacks anything or has
+    something left out.
+    """
+    verdicts = Counter(change.verdict for change in found.changes)
+    named: tuple[Verdict, ...] = (*_TOLD_APART, "too few seeds")
+    parts = [f"{verdicts[verdict]} {verdict}" for verdict in named if verdicts[verdict]]
+    gaps = Counter(("configuration" if g.column is None else "cell", g.kind) for g in found.gaps)
+    parts += [f"{_several(count, what)} {kind}" for (what, kind), count in gaps.items()]
+    if left_out := len(found.a.left_out) + len(found.b.left_out):
+        parts.append(f"{_several(left_out, 'result')} left out")
+    return ", ".join(parts)
+
+
+def _several(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
 
 
 def _named(changes: list[Change], headings: Mapping[Evaluation, str]) -> str:
@@ -66,13 +86,14 @@ def _cells(found: SetComparison) -> Table:
         title="Comparison",
         caption=f"{summary(found)} A is {found.a.place}, B is {found.b.place}: main metrics in "
         "percent, mean ± sample standard deviation over seeds of pretraining; difference with its "
-        "95% interval, p by Holm's method corrected for all cells.",
+        "95% interval, p by Holm's method corrected for all cells that are tested.",
         columns=[Column(name) for name in names],
         rows=[_row(change, headings[change.column]) for change in found.changes],
         notes=[
-            "Identical: the same seeds with the same values, bit for bit. Paired t: over the seeds "
-            "that both have, where these are two or more, and so is the difference; Welch: over "
-            "all seeds of each.",
+            "Identical: the same seeds with the same values, bit for bit, so that nothing is "
+            "tested. Not told apart: no significant difference, which is no proof that there is "
+            "none. Paired t: over the seeds that both have, where these are two or more, and so is "
+            "the difference; Welch: over all seeds of each.",
             *found.settings,
         ],
         data=pd.DataFrame(map(_line, found.changes), columns=_LINE),
@@ -81,7 +102,7 @@ def _cells(found: SetComparison) -> Table:
 
 def _row(change: Change, heading: str) -> Row:
     tested = change.tested
-    decided = change.verdict in BEYOND_NOISE
+    decided = change.verdict in _TOLD_APART
     cells = [
         Cell(heading),
         _score(change.a),
@@ -142,7 +163,8 @@ def _gaps(found: SetComparison) -> Table:
     return Table(
         name="compare_gaps",
         title="Not compared",
-        caption="What only one set has, or both by different protocols or on different data.",
+        caption="What only one set has or neither, or both by different protocols or on different "
+        "data.",
         columns=[Column("Evaluation"), Column("Why")],
         rows=[
             Row(gap.label, [Cell(headings[gap.column] if gap.column else "all"), Cell(gap.why)])

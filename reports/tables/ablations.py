@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -49,8 +49,7 @@ def ablation_tables(
         for number, group in enumerate(groups):
             rankings = {column: _ranked(group, column, cells, test) for column in shown}
             for one in sorted(group, key=lambda one: _order(one.settings.get(key))):
-                # With other blocks beside it the whole label, which tells what they differ in.
-                label = one.label.split(" [")[0] if len(groups) == 1 else one.label
+                label = block_label(one, groups)
                 row = [
                     score_cell(cells.get((one.hash8, column)), ranking, one.hash8, asked)
                     for column, ranking in rankings.items()
@@ -60,14 +59,14 @@ def ablation_tables(
             for column, heading in shown.items():
                 own = rivals.setdefault(f"{heading} on {column.data}", [])
                 own += rankings[column].rivals.values()
-        name = "ablation_" + re.sub(r"\W+", "_", key, flags=re.ASCII)
+        name = ablation_name(key)
         while name in used:
             name += "_more"
         used.add(name)
-        also = _also_varied(key, groups)
+        also = also_varied(key, groups)
         yield Table(
             name=name,
-            title=f"Ablation of {key}",
+            title=f"Ablation of {key}{f' with {also}' if also else ''}",
             caption=f"What {key} does: rows of a block differ in nothing else"
             f"{f' but {also}, which vary with it' if also else ''}. Mean ± sample standard "
             f"deviation over n={asked} seeds, where a cell says no other n, in percent; the best "
@@ -77,6 +76,16 @@ def ablation_tables(
             notes=[*underlining(rivals, test, among="block")],
             head="Setting",
         )
+
+
+def block_label(one: Entrant, groups: Sequence[Sequence[Entrant]]) -> str:
+    """An entrant's name; with other blocks beside its own the whole one, which tells them apart."""
+    return one.label.split(" [")[0] if len(groups) == 1 else one.label
+
+
+def ablation_name(key: str) -> str:
+    """What files of an ablation are called."""
+    return "ablation_" + re.sub(r"\W+", "_", key, flags=re.ASCII)
 
 
 def varied_alone(entrants: Any) -> dict[str, list[list[Entrant]]]:
@@ -127,7 +136,7 @@ def _leading(varying: list[str], flat: list[dict[str, str]]) -> list[str]:
     return leading
 
 
-def _also_varied(key: str, groups: list[list[Entrant]]) -> str:
+def also_varied(key: str, groups: list[list[Entrant]]) -> str:
     """The other settings that are not the same within a block."""
     others: dict[str, None] = {}
     for group in groups:

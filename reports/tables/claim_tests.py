@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from scipy import stats
 
-from reports.results.entrants import Entrant
+from reports.results.entrants import Entrant, same_setting
 from reports.results.evaluations import Evaluation
 from reports.results.labels import SAME
 from reports.results.outcomes import Outcome, Where
 from reports.stats import ALPHA, Comparison, compare
 from reports.tables.compute_table import comparable, equally_dear
 from reports.tables.mask_evidence import SlotEvidence
-from reports.tables.published import read_paper
+from reports.tables.published import read_paper, unlike_paper
 
 Verdict = Literal["supported", "refuted", "undecided", "not run"]
 
@@ -65,7 +65,7 @@ class Evidence:
         own = [one for one in self.entrants.values() if one.control is None]
         for one in own:
             for other in own:
-                if one.method == a and other.method == b and one.setting == other.setting:
+                if (one.method, other.method) == (a, b) and same_setting(one, other):
                     yield one, other
 
     def columns(self, kind: str, data: str | None = None) -> list[Evaluation]:
@@ -93,7 +93,7 @@ def findings(evidence: Evidence) -> list[Finding]:
         "C4": "sequential with mask_net.num_masks=4,5",
         "C5": "sequential with log_limits=true",
         "C6": "sequential with method.consistency_weight=0,1e-4",
-        "C7": "sequential and adios of one setting, seeds 0 and 1 or more such pairs",
+        "C7": "sequential and adios of one setting, two seeds for each pair that counts",
         "C8": "experiment=equal_compute, or sequential and adios with one method.reduction",
         "C9": "superpixel_budget and sequential, on data of several objects and of one",
     }
@@ -109,7 +109,9 @@ def _beats(evidence: Evidence, claim: str, kind: str) -> Iterator[Finding]:
     for ours, theirs in evidence.pairs("sequential", "adios"):
         for column in evidence.columns(kind, None if kind == "segmentation" else ours.data):
             elsewhere = "" if column.data == _ON[claim] else f" (the paper: {_ON[claim]})"
-            what = f"{_named(column)}{elsewhere}"
+            unlike = unlike_paper(ours)
+            other = f" (unlike the paper: {', '.join(unlike)})" if unlike else ""
+            what = f"{_named(column)}{elsewhere}{other}"
             yield from _scores(claim, what, ours, theirs, column, evidence)
 
 
@@ -126,7 +128,21 @@ def _difference(
     margin: float = 0.0,
     unit: str = "points",
 ) -> Finding:
-    """Is a difference above -margin?"""
+    """Is a difference above -margin?
+
+    Args:
+        claim: that it is for.
+        where: of what, in words.
+        found: the comparison.
+        of: whose difference it is.
+        margin: below zero that still counts as no worse.
+        unit: of the difference.
+    """
+    needed = (
+        replace(found, effect=found.effect * (1 + margin / found.difference))
+        if (margin and found.n > 2 and found.difference)
+        else found
+    )
     verdict: Verdict = "undecided"
     if found.n > 1 and found.low > -margin:
         verdict = "supported"
@@ -142,7 +158,7 @@ def _difference(
         _interval(found, unit),
         test if found.n > 1 else "too few shared seeds",
         found.n,
-        found.seeds_needed if verdict == "undecided" else None,
+        needed.seeds_needed if verdict == "undecided" else None,
         tuple(run for one in of for run in one.runs.values()),
     )
 
@@ -199,16 +215,16 @@ def _scores(
 
 
 def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
-    """In how many seeds does the last slot hide nothing that the encoder would miss?"""
+    """In how many seeds does the last slot hide nothing, while the first one does?"""
     for one in evidence.entrants.values():
-        empty = evidence.slots.last_slot_empty(one)
+        empty = evidence.slots.empty(one)
         if one.method == "sequential" and empty:
-            k, n = sum(empty), len(empty)
+            k, n = sum(slots[-1] and not slots[0] for slots in empty), len(empty)
             yield Finding(
                 "C5",
                 f"{one.data}, {one.label}",
                 _by_count(k, n),
-                f"empty in {k} of {n} seeds",
+                f"last empty, first not, in {k} of {n} seeds",
                 f"binomial test against one half: p {_p(stats.binomtest(k, n).pvalue)}",
                 n,
                 None if _by_count(k, n) != "undecided" or k not in (0, n) else 6,
@@ -242,14 +258,17 @@ def _consistency(evidence: Evidence) -> Iterator[Finding]:
 def _stable_slots(evidence: Evidence) -> Iterator[Finding]:
     """Do slots of the same number hide the same in other seeds?"""
     for ours, theirs in evidence.pairs("sequential", "adios"):
-        kept, kept_by_adios = (evidence.slots.order_kept(one) for one in (ours, theirs))
+        seeds = sorted(ours.runs.keys() & theirs.runs.keys())
+        kept, kept_by_adios = (evidence.slots.order_kept(one, seeds) for one in (ours, theirs))
         if kept and kept_by_adios:
             where = (
                 f"overlap of like-numbered slots in disjoint pairs of seeds, of which n counts: "
                 f"{ours.data}, {ours.label} and {theirs.label}"
             )
             found = compare(kept, kept_by_adios)
-            yield _difference("C7", where, found, (ours, theirs), unit="% of overlap")
+            line = _difference("C7", where, found, (ours, theirs), unit="% of overlap")
+            needed = None if line.needed is None else 2 * line.needed  # a pair has two seeds
+            yield replace(line, needed=needed)
 
 
 def _equal_means(evidence: Evidence) -> Iterator[Finding]:
@@ -257,7 +276,7 @@ def _equal_means(evidence: Evidence) -> Iterator[Finding]:
     for group in comparable(evidence.entrants):
         for one in group:
             for other in equally_dear(one, group):
-                if (one.method, other.method) in (("sequential", "none"), ("sequential", "adios")):
+                if (one.method, other.method) == ("sequential", "none"):
                     for column in evidence.columns("linear", one.data):
                         what = f"equal compute: {_named(column)}"
                         yield from _scores("C8", what, one, other, column, evidence)
@@ -271,32 +290,49 @@ def _equal_means(evidence: Evidence) -> Iterator[Finding]:
 
 def _several_objects(evidence: Evidence) -> Iterator[Finding]:
     """Is the gain of a budget from superpixels larger where images have several objects?"""
-    gains: dict[str, list[tuple[Entrant, Entrant, dict[int, float]]]] = {}
+    gains = list(_gains(evidence))
+    for more in (gain for gain in gains if gain.data in _SEVERAL_OBJECTS):
+        for less in (gain for gain in gains if gain.data in _ONE_OBJECT):
+            if more.setting != less.setting or min(len(more.by_seed), len(less.by_seed)) < 2:
+                continue
+            a, b = list(more.by_seed.values()), list(less.by_seed.values())
+            test = stats.ttest_ind(a, b, equal_var=False)
+            low, high = test.confidence_interval(1 - ALPHA)
+            difference = sum(a) / len(a) - sum(b) / len(b)
+            verdict: Verdict = "undecided"
+            if test.pvalue <= ALPHA:
+                verdict = "supported" if difference > 0 else "refuted"
+            yield Finding(
+                "C9",
+                f"gain on {more.data} less gain on {less.data}, {', '.join(more.setting)}",
+                verdict,
+                f"{difference:+.2f} points [{low:+.2f}, {high:+.2f}]",
+                f"Welch's t test: p {_p(test.pvalue)}",
+                min(len(a), len(b)),
+                None,
+                (*more.runs, *less.runs),
+            )
+
+
+@dataclass(frozen=True)
+class _Gain:
+    """Of superpixel_budget over sequential, by seed, on one data set."""
+
+    data: str
+    setting: tuple[str, ...]  # what must be alike on another data set
+    by_seed: Mapping[int, float]
+    runs: tuple[str, ...]
+
+
+def _gains(evidence: Evidence) -> Iterator[_Gain]:
     for a, b in evidence.pairs("superpixel_budget", "sequential"):
         for column in evidence.columns("linear", a.data):
             ours, theirs = (evidence.cells.get((one.hash8, column)) for one in (a, b))
             if ours is not None and theirs is not None:
                 shared = ours.by_seed.keys() & theirs.by_seed.keys()
-                gain = {k: ours.by_seed[k] - theirs.by_seed[k] for k in shared}
-                gains.setdefault(a.data, []).append((a, b, gain))
-    for several in (data for data in gains if data in _SEVERAL_OBJECTS):
-        for single in (data for data in gains if data in _ONE_OBJECT):
-            for (a, b, more), (c, d, less) in zip(gains[several], gains[single], strict=False):
-                if len(more) < 2 or len(less) < 2:
-                    continue
-                test = stats.ttest_ind([*more.values()], [*less.values()], equal_var=False)
-                low, high = test.confidence_interval(1 - ALPHA)
-                difference = sum(more.values()) / len(more) - sum(less.values()) / len(less)
-                verdict: Verdict = "undecided"
-                if test.pvalue <= ALPHA:
-                    verdict = "supported" if difference > 0 else "refuted"
-                yield Finding(
-                    "C9",
-                    f"gain on {several} less gain on {single}",
-                    verdict,
-                    f"{difference:+.2f} points [{low:+.2f}, {high:+.2f}]",
-                    f"Welch's t test: p {_p(test.pvalue)}",
-                    min(len(more), len(less)),
-                    None,
-                    tuple(run for one in (a, b, c, d) for run in one.runs.values()),
+                yield _Gain(
+                    a.data,
+                    (a.objective, a.encoder, a.preset, column.protocol_id),
+                    {seed: ours.by_seed[seed] - theirs.by_seed[seed] for seed in shared},
+                    (*a.runs.values(), *b.runs.values()),
                 )

@@ -20,9 +20,9 @@ CLAIMS = {
     "C2": "Sequential masks beat ADIOS in fine-tuning on the pretraining data",
     "C3": "Sequential masks beat ADIOS in segmentation",
     "C4": "Five masks are no worse than four",
-    "C5": "The last mask goes empty",
+    "C5": "The last mask goes empty, the first does not",
     "C6": "The consistency penalty smooths masks and does not hurt accuracy",
-    "C7": "Sequential slots keep their place over seeds, those of ADIOS do not",
+    "C7": "Sequential slots keep their place over seeds, more than those of ADIOS",
     "C8": "The gain survives equal compute, and equal reduction of the losses",
     "C9": "A budget from superpixels helps more on images of several objects than of one",
 }

@@ -8,13 +8,14 @@ from itertools import combinations
 
 import pandas as pd
 
-from reports.results.entrants import Entrant
+from reports.results.entrants import Entrant, same_setting
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, outcomes, shown
 from reports.stats import ALPHA, Comparison, compare, holm, lowest_p
 from reports.tables.compute_table import EQUAL
 from reports.tables.markup import Cell, Column, Row, Table
 
+EQUAL_COMPUTE = "equal compute"
 _MOST = 300  # pairs; of more, those with the plain objective, else the first
 
 
@@ -46,9 +47,10 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
     return Table(
         name="comparisons",
         title="Comparisons",
-        caption="Differences of pairs of methods over the seeds that both have, in points: mean "
-        "with its 95% t interval, p of the paired t test (Holm-corrected over the pairs of a "
-        "column), of the sign-flip test, Cohen's d with Hedges' correction.",
+        caption="Differences of pairs of methods of one setting, or with as many operations, over "
+        "the seeds that both have, in points: mean with its 95% t interval; p of the paired t "
+        "test, Holm-corrected over the pairs of an evaluation (bold where it is at most 0.05); p of the "
+        "sign-flip test, not corrected, as the interval is not; Cohen's d with Hedges' correction.",
         columns=[
             Column(name)
             for name in (
@@ -73,8 +75,8 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
             "View: whether both had as many epochs, or as many operations (within "
             f"{EQUAL:.0%}). Seeds: how many would decide at a power of 80%, if the difference and "
             "its noise are as seen. The sign-flip test assumes no distribution, and cannot go "
-            f"below 2/2^n: {lowest_p(3, 'sign-flip'):.2f} with three seeds, so that it rejects "
-            "from six seeds on.",
+            f"below 2/2^n: {lowest_p(3, 'sign-flip'):.2f} with three seeds, so that it takes six "
+            "seeds at least, and more for several pairs.",
         ],
         head="Pair",
         data=pd.DataFrame(lines),
@@ -92,8 +94,14 @@ def _pairs(
     for column, hashes in by_column.items():
         for b, a in combinations([one for one in methods if one.hash8 in hashes], 2):
             shared = cells[a.hash8, column].by_seed.keys() & cells[b.hash8, column].by_seed.keys()
-            if a.data == b.data and len(shared) > 1:
+            if len(shared) > 1 and _alike(a, b):
                 yield (b, a, column) if a.method == "none" != b.method else (a, b, column)
+
+
+def _alike(a: Entrant, b: Entrant) -> bool:
+    """Whether a difference can be put down to the method: one setting, or as many operations."""
+    paid = a.data == b.data and a.objective == b.objective and EQUAL_COMPUTE in view(a, b)
+    return same_setting(a, b) or paid
 
 
 def view(a: Entrant, b: Entrant) -> str:
@@ -102,7 +110,7 @@ def view(a: Entrant, b: Entrant) -> str:
     if a.settings and a.settings.get("epochs") == b.settings.get("epochs"):
         words.append("equal epochs")
     if abs(a.flops - b.flops) <= EQUAL * max(a.flops, b.flops):
-        words.append("equal compute")
+        words.append(EQUAL_COMPUTE)
     return ", ".join(words)
 
 

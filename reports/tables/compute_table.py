@@ -109,7 +109,7 @@ def _lines(
             Row(
                 one.label,
                 [
-                    Cell(str(epochs), value=float(epochs or 0)),
+                    Cell(str(epochs), value=epochs if isinstance(epochs, int | float) else None),
                     Cell(f"{one.flops / 1e15:.3g}", value=one.flops),
                     _percent(last),
                     _percent(at_equal),

@@ -12,7 +12,7 @@ import pandas as pd
 
 from benchmark.files import read_json
 from benchmark.type_check import misfit
-from reports.results.entrants import Entrant
+from reports.results.entrants import Entrant, same_setting
 from reports.tables.markup import Cell, Column, Row, Table
 
 _COLUMNS = ("Epochs", "Images/s", "Hours", "Device", "PFLOP", "× plain", "Memory, GB")
@@ -67,7 +67,7 @@ def cost_table(entrants: Mapping[str, Entrant]) -> Table | None:
 def _plain(one: Entrant, entrants: Mapping[str, Entrant]) -> Entrant | None:
     """The objective without masks in the setting of another one."""
     for other in entrants.values():
-        if other.method == "none" and not other.control and other.setting == one.setting:
+        if other.method == "none" and not other.control and same_setting(one, other):
             return other if other.flops else None
     return None
 

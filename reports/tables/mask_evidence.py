@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -22,8 +22,8 @@ class SlotEvidence:
 
     runs: Mapping[str, Mapping[int, MaskedRun]]
 
-    def last_slot_empty(self, one: Entrant) -> list[bool]:
-        """By seed, whether hiding the last slot costs the encoder next to nothing.
+    def empty(self, one: Entrant) -> list[list[bool]]:
+        """By seed, then slot, whether hiding it costs the encoder next to nothing.
 
         That is what the losses of the last epoch tell; empty where they were not logged.
         """
@@ -31,24 +31,30 @@ class SlotEvidence:
             empty_slots(run.lines(), run.mask_file().masks.shape[1])
             for run in self.runs.get(one.hash8, {}).values()
         )
-        return [empty[-1] for empty in judged if empty]
+        return [empty for empty in judged if empty]
 
     def roughness(self, one: Entrant) -> dict[int, float]:
         """By seed, how far masks are from their own average over 3x3 pixels, in percent."""
         return {seed: roughness(masks) for seed, masks in self._masks(one).items()}
 
-    def order_kept(self, one: Entrant) -> dict[int, float]:
+    def order_kept(self, one: Entrant, seeds: Sequence[int]) -> dict[int, float]:
         """How much more slots overlap their own number than another one in another seed.
 
-        The mean cosine of the masks of an image, in percent; 0 where numbers mean nothing. Of
-        disjoint pairs of seeds, the first two, the next two and so on, by the first of each: pairs
-        that share a seed are not independent.
+        The mean cosine of the masks of an image, in percent; 0 where numbers mean nothing.
+
+        Args:
+            one: whose masks.
+            seeds: that are taken two by two, since pairs that share a seed are not independent; an
+                odd one at the end counts for nothing.
+
+        Returns:
+            By the first seed of each pair.
         """
         masks = self._masks(one)
         return {
-            seed: order_kept(masks[seed], masks[seed + 1])
-            for seed in masks
-            if seed % 2 == 0 and seed + 1 in masks
+            first: order_kept(masks[first], masks[second])
+            for first, second in zip(seeds[::2], seeds[1::2], strict=False)
+            if first in masks and second in masks
         }
 
     def _masks(self, one: Entrant) -> dict[int, Float[np.ndarray, "n k h w"]]:

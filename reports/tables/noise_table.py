@@ -3,28 +3,26 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from benchmark.result_file import PerImage, main_metric, read_per_image
+from benchmark.result_file import PerImage, main_metric
 from reports.results.evaluations import KEY, Evaluation, evaluations
+from reports.results.images import Arrays, images_of
 from reports.results.outcomes import outcomes, shown
 from reports.tables.markup import Cell, Column, Row, Table
 
 RESAMPLES = 1_000  # of the test images; fewer where there are more images than this allows
 _DRAWS = 20_000_000
 
-Arrays = Mapping[str, np.ndarray]
-
 
 def resamples(images: int) -> Float[np.ndarray, "b images"]:
     """How often each test image is drawn in each bootstrap resample; the same on every call."""
     generator = np.random.default_rng(0)
-    count = min(RESAMPLES, _DRAWS // images)
+    count = max(100, min(RESAMPLES, _DRAWS // images))
     return np.stack(
         [
             np.bincount(generator.integers(images, size=images), minlength=images)
@@ -41,83 +39,81 @@ def over_images(
     return np.asarray(metrics.mean(0))
 
 
-def noise_table(frame: pd.DataFrame) -> tuple[Table | None, list[str]]:
-    """Standard deviations by source, each pooled over methods, and the broken files.
+def noise_table(frame: pd.DataFrame) -> Table | None:
+    """Standard deviations by source, each pooled over methods; None if there is nothing to tell.
 
     Args:
-        frame: as `reports.results.collect.collect` makes it.
+        frame: as `reports.results.images.images_checked` leaves it.
 
-    Returns:
-        The table, None if there is nothing for it, and a sentence for each file that is left out.
+    Raises:
+        ValueError: naming a file of images that is broken.
     """
     methods = frame[frame["control"].isna() & frame["main"]]
     cells = outcomes(methods)
-    done = methods[(methods["status"] == "ok") & methods["per_image"].notna()]
-    files: dict[tuple[str, Evaluation], list[tuple[str, PerImage, float]]] = {}
-    for label, *key, path, noted, value in done[
-        ["label", *KEY, "path", "per_image", "value"]
-    ].itertuples(index=False):
-        files.setdefault((label, Evaluation(*key)), []).append((path, noted, value))
-    weights: dict[int, Float[np.ndarray, "b images"]] = {}
-    problems: list[str] = []
+    by_images = dict(_image_noise(methods))
     rows: list[Row] = []
     lines: list[dict[str, object]] = []
-    for column, heading in evaluations(frame).items():
-        images = []
-        for (_, other), found in files.items():
-            if other == column:
-                runs = list(_arrays(found, problems))
-                if runs:
-                    count = len(next(iter(runs[0].values())))
-                    if count not in weights:
-                        weights[count] = resamples(count)
-                    images.append(float(np.std(over_images(runs, weights[count]), ddof=1)))
+    for column, heading in evaluations(methods).items():
         own = [cell for (_, other), cell in cells.items() if other == column]
-        line = {
-            "task": column.task,
-            "eval_data": column.data,
-            "seeds": _pooled([cell.std for cell in own]),
-            "pretraining": _pooled([cell.noise.pretraining for cell in own]),
-            "probe": _pooled([cell.noise.probe for cell in own]),
-            "images": _pooled(images),
+        found = {
+            "seeds": pooled(cell.std for cell in own),
+            "pretraining": pooled(cell.noise.pretraining for cell in own),
+            "probe": pooled(cell.noise.probe for cell in own),
+            "images": pooled(by_images.get(column, [])),
         }
-        if any(not math.isnan(float(str(line[k]))) for k in ("seeds", "images")):
-            lines.append(line)
-            shown_cells = [_deviation(float(str(line[k]))) for k in list(line)[2:]]
-            rows.append(Row(f"{heading} on {column.data}", shown_cells))
+        if not all(map(math.isnan, found.values())):
+            rows.append(Row(f"{heading} on {column.data}", [*map(_deviation, found.values())]))
+            lines.append({"task": column.task, "eval_data": column.data, **found})
     if not rows:
-        return None, problems
-    return (
-        Table(
-            name="noise",
-            title="Sources of noise",
-            caption="Standard deviation of a score in points, pooled over methods: over seeds (the "
-            "± of Tables 1 and 2), of these what pretraining and what the probe alone add, and of "
-            "the mean over seeds over resamples of the test images.",
-            columns=[Column(n) for n in ("Over seeds", "Pretraining", "Probe", "Test images")],
-            rows=rows,
-            notes=[
-                "Pretraining and probe are told apart where there are several evaluation seeds. "
-                f"Test images: bootstrap, {RESAMPLES:,} resamples of the images, the same for all "
-                "runs; this noise is shared by methods that are scored on the same images, and "
-                "mostly cancels in their difference."
-            ],
-            head="Evaluation",
-            data=pd.DataFrame(lines),
-        ),
-        problems,
+        return None
+    resampled = (
+        [
+            f"Test images: bootstrap, at most {RESAMPLES:,} resamples of the images, the same for "
+            "all runs; this noise is shared by methods that are scored on the same images, and "
+            "mostly cancels in their difference."
+        ]
+        if by_images
+        else []
+    )
+    return Table(
+        name="noise",
+        title="Sources of noise",
+        caption="Standard deviation of a score in points, root mean square over the methods for "
+        "which it can be told: over seeds (the ± of Tables 1 and 2), of these what pretraining and "
+        "what the probe alone add, and of the mean over seeds over resamples of the test images.",
+        columns=[Column(n) for n in ("Over seeds", "Pretraining", "Probe", "Test images")],
+        rows=rows,
+        notes=[
+            "Pretraining and probe are told apart where there are several evaluation seeds.",
+            *resampled,
+        ],
+        head="Evaluation",
+        data=pd.DataFrame(lines),
     )
 
 
-def _arrays(found: Sequence[tuple[str, PerImage, float]], problems: list[str]) -> Iterator[Arrays]:
-    for path, noted, main in found:
-        try:
-            yield read_per_image(Path(path), noted, main)
-        except ValueError as error:
-            problems.append(str(error))
+def _image_noise(methods: pd.DataFrame) -> Iterator[tuple[Evaluation, list[float]]]:
+    """For each evaluation that keeps its images, the deviation of each method over resamples."""
+    done = methods[(methods["status"] == "ok") & methods["per_image"].notna()]
+    files: dict[Evaluation, dict[str, list[tuple[str, PerImage, float]]]] = {}
+    columns = [*KEY, "label", "path", "per_image", "value"]
+    for *key, label, path, noted, value in done[columns].itertuples(index=False):
+        of_column = files.setdefault(Evaluation(*key), {})
+        of_column.setdefault(label, []).append((path, noted, value))
+    weights: dict[int, Float[np.ndarray, "b images"]] = {}
+    for column, by_label in files.items():
+        deviations = []
+        for found in by_label.values():
+            runs = [images_of(*result) for result in found]
+            count = len(next(iter(runs[0].values())))
+            if count not in weights:
+                weights[count] = resamples(count)
+            deviations.append(float(np.std(over_images(runs, weights[count]), ddof=1)))
+        yield column, deviations
 
 
-def _pooled(deviations: Sequence[float]) -> float:
+def pooled(deviations: Iterable[float]) -> float:
+    """The root of the mean variance; NaN without any."""
     known = [deviation**2 for deviation in deviations if not math.isnan(deviation)]
     return math.sqrt(sum(known) / len(known)) if known else math.nan
 

@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy import stats
 
-from reports.results.entrants import Entrant
+from reports.results.entrants import Entrant, same_setting
 from reports.results.evaluations import Evaluation
 from reports.results.outcomes import Outcome, outcomes, shown
 from reports.stats import t_interval
@@ -60,12 +60,15 @@ def overall_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Table
     lines: list[dict[str, object]] = []
     notes: list[str] = []
     for data in dict.fromkeys(one.data for one in entrants.values()):
-        own = [one for one in entrants.values() if one.data == data and one.control is None]
-        columns = _shared_columns(own, cells)
+        all_of_data = [o for o in entrants.values() if o.data == data and o.control is None]
+        columns = _common_columns(all_of_data, cells)
+        own = [one for one in all_of_data if _has_all(one, columns, cells)]
         if len(own) < 2 or len(columns) < 2:
             continue
         tasks = ", ".join(f"{column.task} on {column.data}" for column in columns)
         notes.append(f"Pretrained on {data}: {len(columns)} tasks ({tasks}).")
+        if lacking := [one.label for one in all_of_data if one not in own]:
+            notes.append(f"Left out, as they lack one of these: {', '.join(lacking)}.")
         for row, line in _lines(own, columns, cells):
             rows.append(row)
             lines.append(line)
@@ -74,12 +77,18 @@ def overall_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Table
     return Table(
         name="overall",
         title="Over all tasks",
-        caption="Mean rank (1 is best), interquartile mean of all scores in percent with its 95% "
-        "t interval over seeds, and the probability that a seed beats one of the same setting "
-        "without masks; tasks count alike.",
+        caption="Mean rank (1 is best); interquartile mean over tasks, in percent: the mean over n "
+        "seeds, those that have all tasks, with its 95% t interval; the probability that a seed "
+        "beats one of the same setting without masks. Tasks count alike.",
         columns=[
             Column(name)
-            for name in ("Mean rank", "Interquartile mean", "95% interval", "P(better than plain)")
+            for name in (
+                "Mean rank",
+                "Interquartile mean",
+                "95% interval",
+                "n",
+                "P(better than plain)",
+            )
         ],
         rows=rows,
         notes=[
@@ -91,15 +100,22 @@ def overall_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Table
     )
 
 
-def _shared_columns(
+def _common_columns(
     own: Sequence[Entrant], cells: Mapping[tuple[str, Evaluation], Outcome]
 ) -> list[Evaluation]:
+    """What at least half of the entrants, and two of them, are scored by."""
     columns = dict.fromkeys(column for _, column in cells)
-    return [
-        column
-        for column in columns
-        if all((o := cells.get((one.hash8, column))) is not None and o.n for one in own)
-    ]
+    counts = {column: sum(_has_all(one, [column], cells) for one in own) for column in columns}
+    return [column for column, count in counts.items() if count >= max(2, len(own) / 2)]
+
+
+def _has_all(
+    one: Entrant,
+    columns: Sequence[Evaluation],
+    cells: Mapping[tuple[str, Evaluation], Outcome],
+) -> bool:
+    found = (cells.get((one.hash8, column)) for column in columns)
+    return all(cell is not None and cell.n for cell in found)
 
 
 def _lines(
@@ -111,11 +127,11 @@ def _lines(
     ranks = mean_ranks(means)
     for one, rank in zip(own, ranks, strict=True):
         mine = [cells[one.hash8, column].by_seed for column in columns]
-        middle = interquartile_mean(np.concatenate([list(scores.values()) for scores in mine]))
         whole = set.intersection(*(set(scores) for scores in mine))
         by_seed = [interquartile_mean(np.array([s[k] for s in mine])) for k in sorted(whole)]
+        middle = float(np.mean(by_seed)) if by_seed else math.nan
         low, high = t_interval(by_seed)
-        plain = next((o for o in own if o.method == "none" and o.setting == one.setting), None)
+        plain = next((o for o in own if o.method == "none" and same_setting(o, one)), None)
         better = math.nan
         if plain is not None and plain is not one:
             theirs = [list(cells[plain.hash8, column].by_seed.values()) for column in columns]
@@ -125,8 +141,9 @@ def _lines(
                 one.label,
                 [
                     Cell(shown(float(rank)), value=float(rank)),
-                    Cell(shown(middle), value=middle),
+                    Cell() if math.isnan(middle) else Cell(shown(middle), value=middle),
                     Cell("" if math.isnan(low) else f"{shown(low)} to {shown(high)}"),
+                    Cell(str(len(by_seed)), value=len(by_seed)),
                     Cell("" if math.isnan(better) else shown(better), value=better),
                 ],
             ),
@@ -134,6 +151,7 @@ def _lines(
                 "label": one.label,
                 "data": one.data,
                 "tasks": len(columns),
+                "n": len(by_seed),
                 "mean_rank": float(rank),
                 "interquartile_mean": middle,
                 "low": low,

@@ -11,14 +11,14 @@ from typing import Any, Literal
 
 import pandas as pd
 import yaml
-from scipy import stats
+from scipy import special
 
-from reports.results.entrants import Entrant, entrants
+from reports.results.entrants import Entrant
 from reports.results.evaluations import KEY, Evaluation, evaluations
-from reports.results.labels import Config
 from reports.results.outcomes import Outcome, outcomes, shown
 from reports.stats import ALPHA
 from reports.tables.markup import Cell, Column, Row, Table
+from reports.tables.score_tables import WHY
 
 Verdict = Literal["reproduced", "above", "below", "undecided", "not comparable"]
 
@@ -89,30 +89,31 @@ def read_paper() -> Paper:
     return Paper(**content, scores=scores)
 
 
-def published_table(frame: pd.DataFrame, configs: Mapping[str, Config]) -> Table | None:
+def published_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Table | None:
     """Each of our cells that the paper has too; None if there is none.
 
     Args:
         frame: as `reports.results.collect.collect` makes it.
-        configs: resolved configurations by hash8.
+        entrants: by hash8.
     """
     paper = read_paper()
     methods = frame[frame["control"].isna()]
     headings = evaluations(methods)
-    known = entrants(methods, configs)
     settings = _task_settings(methods)
     rows, lines = [], []
     for (hash8, column), ours in outcomes(methods, "hash8").items():
-        one = known[hash8]
+        one = entrants[hash8]
         theirs = paper.cell(one.method, column, one.data)
         if theirs is None:
             continue
         differs = list(_differing(paper, theirs, one, settings.get(column)))
-        difference, verdict = judge(ours, theirs, paper, comparable=not differs)
+        (low, high), verdict = judge(ours, theirs, paper, comparable=not differs)
+        difference = ours.mean - theirs.mean
         cells = [
             Cell(f"{shown(theirs.mean)} ± {shown(theirs.std)}", value=theirs.mean),
             _ours(ours),
             _signed(difference),
+            Cell("" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"),
             Cell(f"{verdict}: {_told(differs)}" if differs else verdict, runs=ours.runs),
         ]
         rows.append(Row(f"{one.label}, {headings[column]} on {column.data}", cells))
@@ -128,6 +129,8 @@ def published_table(frame: pd.DataFrame, configs: Mapping[str, Config]) -> Table
                 "std": ours.std,
                 "n": ours.n,
                 "difference": difference,
+                "low": low,
+                "high": high,
                 "verdict": verdict,
                 "differs": "; ".join(differs),
             }
@@ -138,13 +141,16 @@ def published_table(frame: pd.DataFrame, configs: Mapping[str, Config]) -> Table
         name="published",
         title="Published numbers",
         caption=f"Ours beside {paper.source}: mean ± deviation over seeds, in percent.",
-        columns=[Column(name) for name in ("Published", "Ours", "Difference", "Verdict")],
+        columns=[
+            Column(name) for name in ("Published", "Ours", "Difference", "95% interval", "Verdict")
+        ],
         rows=rows,
         notes=[
-            f"Reproduced: within {paper.tolerance:g} point, which is what the paper counts as a "
-            f"difference. Above, below: farther off, and Welch's t test (level {ALPHA}) finds it. "
-            "Undecided: farther off, and it does not. Not comparable: the settings named differ, "
-            "of pretraining or of the task."
+            "Interval: Welch's, of the difference, as if the paper's seeds were ours. Reproduced: "
+            f"it lies within {paper.tolerance:g} point, which the paper counts as a difference. "
+            "Above, below: the difference exceeds that point, and the interval excludes 0. "
+            "Undecided: neither. Not comparable: the settings named differ; where the paper is "
+            "silent, preset=paper is taken for what it did.",
         ],
         head="Cell",
         data=pd.DataFrame(lines),
@@ -153,8 +159,8 @@ def published_table(frame: pd.DataFrame, configs: Mapping[str, Config]) -> Table
 
 def judge(
     ours: Outcome, theirs: Published, paper: Paper, *, comparable: bool
-) -> tuple[float, Verdict]:
-    """The difference ours - theirs, and what it means.
+) -> tuple[tuple[float, float], Verdict]:
+    """The 95% interval of the difference ours - theirs (Welch), and what it means.
 
     Args:
         ours: seeds of one cell.
@@ -162,19 +168,36 @@ def judge(
         paper: of which it is.
         comparable: whether all settings agree.
     """
-    difference = ours.mean - theirs.mean
+    low, high = _welch_interval(ours, theirs, paper.seeds)
     if not comparable:
-        return difference, "not comparable"
-    if abs(difference) <= paper.tolerance:
-        return difference, "reproduced"
+        return (low, high), "not comparable"
+    if -paper.tolerance <= low and high <= paper.tolerance:
+        return (low, high), "reproduced"
+    if low > 0 and ours.mean - theirs.mean > paper.tolerance:
+        return (low, high), "above"
+    if high < 0 and theirs.mean - ours.mean > paper.tolerance:
+        return (low, high), "below"
+    return (low, high), "undecided"
+
+
+def _welch_interval(ours: Outcome, theirs: Published, seeds: int) -> tuple[float, float]:
+    """NaN with fewer than two seeds of ours."""
     if ours.n < 2:
-        return difference, "undecided"
-    test = stats.ttest_ind_from_stats(
-        ours.mean, ours.std, ours.n, theirs.mean, theirs.std, paper.seeds, equal_var=False
-    )
-    if not test.pvalue <= ALPHA:
-        return difference, "undecided"
-    return difference, "above" if difference > 0 else "below"
+        return math.nan, math.nan
+    a, b = ours.std**2 / ours.n, theirs.std**2 / seeds
+    freedom = (a + b) ** 2 / (a**2 / (ours.n - 1) + b**2 / (seeds - 1))
+    half = float(special.stdtrit(freedom, 1 - ALPHA / 2)) * math.sqrt(a + b)
+    difference = ours.mean - theirs.mean
+    return difference - half, difference + half
+
+
+def unlike_paper(one: Entrant) -> list[str]:
+    """The settings of pretraining, by key, in which an entrant is not the paper's."""
+    paper = read_paper()
+    names = {"objective": one.objective, "encoder": one.encoder}
+    own = {**one.settings, **names}
+    wanted = {**paper.settings, **paper.methods.get(one.method, {})}
+    return [key for key, value in wanted.items() if own.get(key) != value]
 
 
 def _differing(
@@ -205,7 +228,7 @@ def _task_settings(frame: pd.DataFrame) -> dict[Evaluation, Mapping[str, Any]]:
 
 def _ours(ours: Outcome) -> Cell:
     if not ours.n:
-        return Cell(remark=", ".join(f"{k} {why}" for why, k in ours.lost_by().items()))
+        return Cell(remark=", ".join(f"{k} {WHY[why]}" for why, k in ours.lost_by().items()))
     text = shown(ours.mean) if ours.n == 1 else f"{shown(ours.mean)} ± {shown(ours.std)}"
     return Cell(text, f"(n={ours.n})", value=ours.mean, runs=ours.runs)
 

@@ -11,6 +11,7 @@ from reports.results.commits import origin_notes
 from reports.results.evaluations import Evaluation
 from reports.results.outcomes import Outcome, Ranking, Rival, Where, shown
 from reports.stats import ALPHA, MOST_SEEDS, Test
+from reports.tables.noise_table import pooled
 
 _TESTS = {"t": "paired t test", "sign-flip": "test that flips the signs of paired differences"}
 _NAMED = 8  # rows of a column whose seeds needed are told; the CSV has all
@@ -49,6 +50,16 @@ def notes_on(
         for column, heading in columns.items()
         if any(len(scores) > 1 for one in by_column[column] for scores in one.scores.values())
     ]
+    uneven = [
+        f"{heading} on {column.data}"
+        for column, heading in columns.items()
+        if len({len(s) for one in by_column[column] for s in one.scores.values()}) > 1
+    ]
+    if uneven:
+        yield (
+            f"In {', '.join(uneven)} some seeds have more evaluation seeds than others, so that "
+            "their scores are not equally noisy."
+        )
     if noises:
         yield (
             "A seed counts with the mean over its evaluation seeds. Standard deviations of "
@@ -90,7 +101,7 @@ def underlining(
 
 
 def _is_untold(rival: Rival) -> bool:
-    return not rival.tied and not rival.p <= ALPHA
+    return not rival.tied and not rival.worse
 
 
 def seeds_that_would_decide(
@@ -99,7 +110,7 @@ def seeds_that_would_decide(
     """How many seeds the comparisons with the best of each column want."""
     undecided = []
     for column, heading in columns.items():
-        open_ones = {k: r for k, r in rankings[column].rivals.items() if not r.p <= ALPHA}
+        open_ones = {k: r for k, r in rankings[column].rivals.items() if not r.worse}
         if 0 < len(open_ones) <= _NAMED:
             words = ", ".join(f"{k} {_needed(rival)}" for k, rival in open_ones.items())
             undecided.append(f"{heading} on {column.data}: {words}")
@@ -122,13 +133,11 @@ def _of(cells: Mapping[Where, Outcome], column: Evaluation) -> list[Outcome]:
 
 
 def _noise(cells: Sequence[Outcome]) -> str:
-    """Both noises, each the root of the mean variance over rows."""
-    known = [cell.noise for cell in cells if not math.isnan(cell.noise.probe)]
-    probe = _pooled(noise.probe for noise in known)
-    pretraining = _pooled(n.pretraining for n in known if not math.isnan(n.pretraining))
-    return f"{pretraining} and {probe}"
-
-
-def _pooled(deviations: Iterable[float]) -> str:
-    squares = [deviation**2 for deviation in deviations]
-    return shown(math.sqrt(sum(squares) / len(squares))) if squares else "unknown"
+    """Both noises, pooled over rows."""
+    return " and ".join(
+        "unknown" if math.isnan(deviation) else shown(deviation)
+        for deviation in (
+            pooled(cell.noise.pretraining for cell in cells),
+            pooled(cell.noise.probe for cell in cells),
+        )
+    )

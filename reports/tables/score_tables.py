@@ -199,7 +199,8 @@ def _caption(name: str, frame: pd.DataFrame, asked: int) -> str:
     )
     return (
         f"{_SUBJECTS[name]}: {spread}, in percent; accuracy unless a column says otherwise. "
-        "The best mean of a column is bold; controls do not compete. "
+        "The best mean of a column is bold; controls do not compete, nor does a lone seed where "
+        "others have more. "
         f"{'; '.join(filter(None, settings))}."
     )
 

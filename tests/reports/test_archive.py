@@ -7,6 +7,9 @@ import os
 import random
 import resource
 import shutil
+import signal
+import subprocess
+import sys
 import tarfile
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -26,6 +29,7 @@ from reports.sets import archive_file, merging
 from reports.sets.archive_file import read_manifest
 from reports.sets.merging import import_archive
 
+ROOT = Path(__file__).parents[2]
 TASKS = ("linear", "knn")
 HOST = "node17.lab.example.org"
 RUN = "scenes/adios-0123abcd/seed0"
@@ -711,3 +715,13 @@ def test_list__runs(archive: Path, capsys) -> None:
 def test_verify__sound(archive: Path, capsys) -> None:
     assert main(["verify", str(archive)]) == 0
     assert capsys.readouterr().out.startswith(f"{archive} is sound: 3 runs of 33 files")
+
+
+@pytest.mark.parametrize("action", ["list", "verify"])
+def test_reader_that_leaves_early(archive: Path, action: str) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    line = [sys.executable, str(ROOT / "reports/archive.py"), action, str(archive)]
+    done = subprocess.run(line, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")  # 141 in a shell

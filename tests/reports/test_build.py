@@ -57,7 +57,7 @@ def test_build__files_bytes_and_sentences(runs: Sequence[Run], tmp_path: Path, c
     out = built(tmp_path)
     names = {path.name for path in out.iterdir()}
     tables = {"table1", "table3", "table4", "claims", "comparisons", "noise", "cost", "compute"}
-    tables |= {"ablation_method_budget"}
+    tables |= {"overall", "ablation_method_budget"}
     expected = {f"{table}.{suffix}" for table in tables for suffix in ("md", "tex", "csv")}
     assert names == expected | {"report.html", "files.json", "figures"}
     figures = {path.name for path in (out / "figures").iterdir()}

@@ -1,6 +1,11 @@
 import json
 import math
+import os
+import signal
+import subprocess
+import sys
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +15,14 @@ import pytest
 import yaml
 from scipy import stats
 
+from benchmark.lock import exclusive
 from benchmark.runs import PlannedTask, Run, identity, note_plans
 from reports.archive import main as archive
 from reports.compare import compare, main
 from reports.sets.set_comparison import Change
 from reports.stats import holm
 
+ROOT = Path(__file__).parents[2]
 Scores = Mapping[int, float | None]  # by seed; None where the result is missing
 SAME = {0: 40.0, 1: 42.0, 2: 41.0}
 
@@ -100,7 +107,9 @@ def gaps(a: Path, b: Path) -> list[tuple[str, str]]:
 def test_compare__identical(a: Path, b: Path, capsys) -> None:
     assert only(lay_out(a), lay_out(b)).verdict == "identical"
     assert main([str(a), str(b)]) == 0
-    assert capsys.readouterr().out.startswith("**Comparison.** 1 cell compared: 1 identical. A is")
+    out = capsys.readouterr().out
+    assert out.startswith("**Comparison.** 1 cell compared: 1 identical. A is")
+    assert "not the same" not in out
 
 
 def test_compare__one_shared_seed_can_be_identical(a: Path, b: Path) -> None:
@@ -109,21 +118,19 @@ def test_compare__one_shared_seed_can_be_identical(a: Path, b: Path) -> None:
 
 def test_compare__last_bit_is_no_longer_identical(a: Path, b: Path) -> None:
     change = only(lay_out(a), lay_out(b, {**SAME, 2: math.nextafter(41.0, 42.0)}))
-    assert change.verdict == "within noise"
+    assert change.verdict == "not told apart"
 
 
 @pytest.mark.parametrize(
-    ("theirs", "verdict", "status"),
+    ("theirs", "verdict"),
     [
-        ({0: 39.0, 1: 43.0, 2: 41.5}, "within noise", 0),
-        ({0: 45.0, 1: 47.1, 2: 46.1}, "higher", 1),
-        ({0: 35.0, 1: 37.1, 2: 36.1}, "lower", 1),
-        ({0: 41.0, 1: 43.0, 2: 42.0}, "higher", 1),  # by exactly one point each
+        ({0: 39.0, 1: 43.0, 2: 41.5}, "not told apart"),
+        ({0: 45.0, 1: 47.1, 2: 46.1}, "higher"),
+        ({0: 35.0, 1: 37.1, 2: 36.1}, "lower"),
+        ({0: 41.0, 1: 43.0, 2: 42.0}, "higher"),  # by exactly one point each
     ],
 )
-def test_compare__paired_over_shared_seeds(
-    a: Path, b: Path, theirs: Scores, verdict: str, status: int
-) -> None:
+def test_compare__paired_over_shared_seeds(a: Path, b: Path, theirs: Scores, verdict: str) -> None:
     change = only(lay_out(a, {**SAME, 3: 90.0}), lay_out(b, {**theirs, 4: 10.0}))
     x, y = [SAME[k] for k in range(3)], [theirs[k] for k in range(3)]
     assert change.tested.test == "paired t, 3 seeds"
@@ -134,13 +141,12 @@ def test_compare__paired_over_shared_seeds(
         interval = (change.tested.low, change.tested.high)
         assert interval == pytest.approx(tuple(oracle.confidence_interval(0.95)))
     assert change.verdict == verdict
-    assert main([str(a), str(b)]) == status
 
 
 @pytest.mark.parametrize(
     ("theirs", "verdict"),
     [
-        ({2: 39.0, 3: 43.0, 4: 41.5}, "within noise"),
+        ({2: 39.0, 3: 43.0, 4: 41.5}, "not told apart"),
         ({3: 50.0, 4: 52.0, 5: 53.0, 6: 51.0}, "higher"),
         ({2: 30.0, 3: 31.0}, "lower"),
     ],
@@ -162,7 +168,7 @@ def test_compare__welch_with_fewer_than_two_shared_seeds(
     assert change.verdict == verdict
 
 
-@pytest.mark.parametrize(("score", "verdict"), [(40.0, "within noise"), (41.0, "higher")])
+@pytest.mark.parametrize(("score", "verdict"), [(40.0, "not told apart"), (41.0, "higher")])
 def test_compare__welch_without_noise(a: Path, b: Path, score: float, verdict: str) -> None:
     change = only(lay_out(a, {0: 40, 1: 40}), lay_out(b, {2: score, 3: score}))
     assert change.verdict == verdict
@@ -175,27 +181,48 @@ def test_compare__too_few_seeds(a: Path, b: Path, ours: Scores, theirs: Scores, 
     change = only(lay_out(a, ours), lay_out(b, theirs))
     assert change.verdict == "too few seeds"
     assert change.tested.test == ""
-    assert main([str(a), str(b)]) == 0
-    assert "nan" not in capsys.readouterr().out
+    assert main([str(a), str(b)]) == 1
+    out = capsys.readouterr().out
+    assert "nan" not in out
+    assert out.splitlines()[-1].startswith("not the same: 1 too few seeds")
 
 
 # All cells
 
 
+def test_compare__identical_cells_are_not_in_the_family(a: Path, b: Path) -> None:
+    theirs = {0: 30.0, 1: 32.2, 2: 30.5}
+    lay_out(lay_out(a), task="knn")
+    lay_out(lay_out(b), theirs, task="knn")
+    same, other = sorted(compare(a, b).found.changes, key=lambda change: change.verdict)
+    assert (same.verdict, other.verdict) == ("identical", "lower")
+    assert same.tested.test == ""
+    assert all(map(math.isnan, (same.p, same.tested.p, same.tested.low, same.tested.high)))
+    assert other.p == other.tested.p
+    table = compare(a, b).tables[0]
+    row = next(row for row in table.rows if row.cells[-1].text == "identical")
+    assert [cell.text for cell in row.cells[3:7]] == ["+0.00", "", "", ""]
+    assert table.data is not None
+    line = table.data.set_index("verdict").loc["identical"]
+    assert line[["low", "high", "p", "p_holm"]].isna().all()
+
+
 def test_compare__holm_over_all_cells(a: Path, b: Path) -> None:
-    tasks = {"linear": 0.04, "knn": 0.02, "finetune": 0.0}
+    tasks = {"linear": 0.04, "knn": 0.02, "finetune": 0.01}
     for task, shift in tasks.items():
         lay_out(a, task=task, method="none", hash8="0000000a")
         moved = {k: v + shift * (1 + k / 3) * 100 for k, v in SAME.items()}
         lay_out(b, moved, task=task, method="none", hash8="0000000a")
     found = compare(a, b).found.changes
     assert len(found) == 3
+    assert "identical" not in [one.verdict for one in found]
     assert [one.p for one in found] == pytest.approx(holm([one.tested.p for one in found]))
     alone = min(one.tested.p for one in found)
     assert min(one.p for one in found) == pytest.approx(3 * alone)
+    assert "corrected for all cells that are tested" in compare(a, b).tables[0].caption
 
 
-def test_compare__summary_names_what_is_beyond_noise(a: Path, b: Path, capsys) -> None:
+def test_compare__summary_names_what_is_told_apart(a: Path, b: Path, capsys) -> None:
     lay_out(a)
     lay_out(b)
     lay_out(a, task="knn")
@@ -204,6 +231,87 @@ def test_compare__summary_names_what_is_beyond_noise(a: Path, b: Path, capsys) -
     assert compare(a, b).summary == summary
     assert main([str(a), str(b)]) == 1
     assert capsys.readouterr().out.startswith(f"**Comparison.** {summary}")
+
+
+# The exit status
+
+
+def last_line(a: Path, b: Path, capsys, status: int) -> str:
+    """What is told last; the status is the same with the sides exchanged."""
+    assert main([str(b), str(a)]) == status
+    capsys.readouterr()
+    assert main([str(a), str(b)]) == status
+    return capsys.readouterr().out.splitlines()[-1]
+
+
+def test_compare__status_not_told_apart(a: Path, b: Path, capsys) -> None:
+    lay_out(lay_out(a), task="knn")
+    lay_out(lay_out(b), {0: 39.0, 1: 43.0, 2: 41.5}, task="knn")
+    assert "not the same" not in last_line(a, b, capsys, 0)
+    assert compare(a, b).differing == ""
+    assert compare(a, b).summary == "2 cells compared: 1 identical, 1 not told apart."
+
+
+def test_compare__status_says_all_that_differs(a: Path, b: Path, capsys) -> None:
+    lay_out(lay_out(a), task="knn")
+    lay_out(lay_out(b), {0: 30.0, 1: 32.1, 2: 31.0}, task="knn")
+    lay_out(lay_out(a, task="finetune"), task="segmentation")
+    lay_out(a, {0: 40}, method="random", hash8="0000000a")
+    lay_out(b, {0: 41}, method="random", hash8="0000000a")
+    lay_out(b, method="none", hash8="0000000b")
+    lay_out(b, {7: 0}, method="none", hash8="0000000b")
+    (b / "scenes/none-0000000b/seed7/plan.json").write_text("{")
+    assert last_line(a, b, capsys, 1) == (
+        "not the same: 1 lower, 1 too few seeds, 1 configuration only in B, 2 cells only in A, "
+        "1 result left out"
+    )
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "words"),
+    [
+        (SAME, {**SAME, 3: 40.0}, "1 cell with unshared seeds"),
+        (SAME, {**SAME, 3: None}, "1 cell with unshared seeds"),
+        ({**SAME, 3: None}, {**SAME, 3: None}, "1 cell with unshared seeds"),
+    ],
+)
+def test_compare__status_seeds(
+    a: Path, b: Path, capsys, ours: Scores, theirs: Scores, words: str
+) -> None:
+    lay_out(a, ours)
+    lay_out(b, theirs)
+    assert last_line(a, b, capsys, 1) == f"not the same: {words}"
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "other", "words"),
+    [
+        (SAME, {0: None, 1: None, 2: None}, {}, "1 cell only in A"),
+        ({0: None, 1: None, 2: None}, {0: None, 1: None, 2: None}, {}, "1 cell in neither"),
+        (SAME, SAME, {"protocol_id": "KNN-2-p1"}, "1 cell not comparable"),
+    ],
+)
+def test_compare__status_cells(
+    a: Path, b: Path, capsys, ours: Scores, theirs: Scores, other: Any, words: str
+) -> None:
+    lay_out(lay_out(a), ours, task="knn")
+    lay_out(lay_out(b), theirs, task="knn", **other)
+    assert last_line(a, b, capsys, 1) == f"not the same: {words}"
+
+
+def test_compare__status_left_out(a: Path, b: Path, capsys) -> None:
+    lay_out(a)
+    lay_out(b, {**SAME, 3: 40.0})
+    (b / "scenes/adios-0123abcd/seed3/plan.json").write_text("{")
+    assert last_line(a, b, capsys, 1) == "not the same: 1 result left out"
+
+
+def test_compare__help_tells_the_status(capsys) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "0  every cell is identical or not told apart, and nothing is missing" in (
+        capsys.readouterr().out
+    )
 
 
 # What is not compared
@@ -223,12 +331,14 @@ def test_compare__missing_results(a: Path, b: Path) -> None:
     lay_out(lay_out(b), dict.fromkeys(SAME), task="knn")
     assert gaps(a, b) == [("+ ADIOS (demo)", "missing in B (3 missing)")]
     assert gaps(b, a) == [("+ ADIOS (demo)", "missing in A (3 missing)")]
+    assert gaps(b, b) == [("+ ADIOS (demo)", "missing in A (3 missing) and B (3 missing)")]
 
 
 def test_compare__seeds_of_one_side(a: Path, b: Path) -> None:
     lay_out(a, {**SAME, 3: 40.0})
-    lay_out(b, {**SAME, 1: None, 4: 40.0, 5: 40.0})
-    assert gaps(a, b) == [("+ ADIOS (demo)", "seeds 1 3 only in A, seeds 4 5 only in B")]
+    lay_out(b, {**SAME, 1: None, 4: 40.0, 5: 40.0, 6: None})
+    why = "seeds 1 3 only in A, seeds 4 5 only in B, seed 6 in neither"
+    assert gaps(a, b) == [("+ ADIOS (demo)", why)]
 
 
 def test_compare__another_protocol(a: Path, b: Path) -> None:
@@ -358,7 +468,44 @@ def test_compare__files(a: Path, b: Path, tmp_path: Path) -> None:
         for part in ("", "_cost", "_gaps", "_origins")
         for suffix in ("csv", "md", "tex")
     ]
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted(names)
+    listed = "compare_files.json"
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*names, listed])
     (cells,) = pd.read_csv(tmp_path / "out/compare.csv").to_dict("records")
     assert (cells["verdict"], cells["mean_b"], cells["n_b"]) == ("identical", 41.0, 3)
     assert "(U+" not in (tmp_path / "out/compare.tex").read_text(), "unknown to LaTeX"
+
+
+def test_compare__removes_files_of_an_earlier_comparison_alone(
+    a: Path, b: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    for name in ("compare_old.csv", "table1.csv"):
+        (out / name).touch()
+    (out / "files.json").write_text('{"files": ["table1.csv"]}')  # a report's
+    (out / "compare_files.json").write_text('{"files": ["compare_old.csv"]}')
+    assert main([str(lay_out(a)), str(lay_out(b)), "--out", str(out)]) == 0
+    assert not (out / "compare_old.csv").exists()
+    assert (out / "table1.csv").exists()
+    assert json.loads((out / "files.json").read_text()) == {"files": ["table1.csv"]}
+
+
+def test_compare__waits_for_who_writes_there(a: Path, b: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    line = [str(lay_out(a)), str(lay_out(b)), "--out", str(out)]
+    with ThreadPoolExecutor() as threads:
+        with exclusive(out, lambda owner: None):
+            done = threads.submit(main, line)
+            with pytest.raises(TimeoutError):
+                done.result(1)
+            assert [path.name for path in out.iterdir()] == [".lock"]
+        assert done.result() == 0
+
+
+def test_compare__reader_that_leaves_early(a: Path, b: Path) -> None:
+    ours, theirs = os.pipe()
+    os.close(ours)
+    line = [sys.executable, str(ROOT / "reports/compare.py"), str(lay_out(a)), str(lay_out(b))]
+    done = subprocess.run(line, stdout=theirs, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(theirs)
+    assert (done.returncode, done.stderr) == (-signal.SIGPIPE, "")  # 141 in a shell

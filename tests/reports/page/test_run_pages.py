@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from reports.page.run_pages import run_pages, without_broken_snapshots
+from reports.page.run_pages import run_pages, without_broken
 from reports.results.collect import collect
 
 LINEAR, KNN = ("linear", "scenes"), ("knn", "scenes")
@@ -25,7 +25,7 @@ def test_run_pages__state_scores_and_provenance(make_run) -> None:
     assert page.folder == str(run.folder)
     assert page.scores == [
         "linear on scenes, evaluation seed 0: accuracy 40.00",
-        "knn on scenes, evaluation seed 0: missing",
+        "knn on scenes, evaluation seed 0: not run",
     ]
     assert page.provenance == {"attempts": [{"commit": "abc"}]}
     assert page.log == ""
@@ -83,6 +83,6 @@ def test_run_pages__broken_snapshots_are_dropped_and_named(make_run) -> None:
     (steps / "step00000005.npz").write_bytes(b"no zip")
     pages = run_pages(collect([run]), [run])
     assert len(pages[0].snapshots) == 2
-    (page,), problems = without_broken_snapshots(pages)
+    (page,), problems = without_broken(pages)
     assert [file.name for file in page.snapshots] == ["step00000003.npz"]
     assert ["step00000005.npz" in problem for problem in problems] == [True]

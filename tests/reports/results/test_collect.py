@@ -1,4 +1,5 @@
 import json
+import math
 import subprocess
 import sys
 
@@ -243,3 +244,55 @@ def test_reports__import_no_torch() -> None:
         "assert 'torch' not in sys.modules\n"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize(
+    ("metrics", "says"),
+    [
+        ({"accuracy": 250.0}, "accuracy 250"),
+        ({"accuracy": -1.0}, "accuracy -1"),
+        ({"accuracy": 40.0, "train_accuracy": 100.1}, "train_accuracy 100.1"),
+        ({"accuracy": 40.0, "miou_mean_mask": -0.5}, "miou_mean_mask -0.5"),
+        ({"accuracy": 40.0, "ari": -100.5}, "ari -100.5"),
+        ({"accuracy": 40.0, "nmi": 1e300}, "nmi 1e+300"),
+    ],
+)
+def test_collect__no_percentage(make_run, metrics, says: str) -> None:
+    run, other = (make_run("none", seed, {LINEAR: 40.0}) for seed in (0, 1))
+    file = run.tasks[0].result
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"metrics": metrics}))
+    assert refused(collect([run, other]), run) == (
+        f"{file} has {says}, which is no percentage; delete it to have the task run again"
+    )
+
+
+def test_collect__percentages_at_their_bounds(make_run) -> None:
+    scores = {"accuracy": 0.0, "miou": 100.0, "ari": -100.0, "nmi": 100 * 1.0000000000000002}
+    frame = collect([make_run("none", 0, {LINEAR: scores})])
+    assert list(frame["value"]) == list(scores.values())
+
+
+def test_collect__a_run_without_tasks_has_a_row(make_run) -> None:
+    cost = {"flops": 2e15, "seconds": 10.0, "images": 500.0, "memory": 1e9}
+    run = make_run("adios", 0, {}, hash8="a")
+    record = {"encoder_sha256": "e0", "commit": None, "dirty": False, "cost": cost}
+    run.pretraining_file.write_text(json.dumps(record))
+    other = make_run("none", 0, {LINEAR: 40.0, KNN: None}, hash8="h")
+    frame = collect([run, other, run])
+    (row,) = frame[frame["task"].isna()].to_dict("records")
+    assert (row["status"], row["main"]) == ("no task", False)
+    assert math.isnan(row["value"])
+    assert frame["problem"].isna().all()
+    assert (row["label"], row["row"], row["hash8"]) == ("+ ADIOS (demo)", "+ ADIOS (demo)", "a")
+    assert (row["run"], row["flops"], row["memory"]) == (str(run.folder), 2e15, 1e9)
+    scores = frame[frame["task"].notna()]
+    assert list(scores["metric"].dropna()) == ["accuracy", "train_accuracy"]
+    assert [f"{seed}" for seed in scores["eval_seed"]] == ["0", "0", "0"]  # no floats
+
+
+def test_collect__a_run_without_tasks_whose_record_is_broken(make_run) -> None:
+    run = make_run("none", 0, {})
+    run.pretraining_file.write_text("{")
+    frame = collect([run])
+    assert list(frame["status"]) == ["no task"]
+    assert frame["problem"][0].startswith(f"{run.pretraining_file} ")

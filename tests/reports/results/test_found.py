@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pandas as pd
 import pytest
 
 from benchmark.errors import UserError
-from benchmark.runs import Run
+from benchmark.runs import Run, read_config
 from reports.results.collect import collect
 from reports.results.found import Found, find
 
@@ -219,6 +220,168 @@ def test_find__a_result_that_cannot_be_trusted_is_named_and_no_number(
         edit(runs[0].folder / "plan.json", tasks=[])
     found = find([tmp_path])
     frame = collect(found.runs)
-    assert set(frame["status"]) <= {"ok", "invalid"}
+    assert set(frame["status"]) <= {"ok", "invalid", "no task"}
     assert set(frame.dropna(subset="value")["seed"]) == {1}
     assert lone([*found.left_out, *frame["problem"].dropna()]).startswith(f"{file} ")
+
+
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize("name", ["knn-scenes-00", "knn-scenes-zz"])  # before it, and after
+def test_find__a_copied_result_counts_once(make_run, tmp_path, name: str, planned: bool) -> None:
+    run = make_run("none", 0, {KNN: 30.0, LINEAR: 40.0}, hash8="h")
+    own = run.tasks[0].result  # knn-scenes-p0
+    copy = own.parents[1] / name / own.name
+    shutil.copytree(own.parent, copy.parent)
+    if not planned:
+        edit(run.folder / "plan.json", tasks=[])
+    found = find([tmp_path])
+    kept, gone = (own, copy) if planned or name > "knn-scenes-p0" else (copy, own)
+    assert {task.result for task in found.runs[0].tasks} == {kept, run.tasks[1].result}
+    assert lone(found.left_out) == (
+        f"{gone} is of the same task, data, protocol and seed as {kept}, which counts; delete it"
+    )
+    assert statuses(found) == ["ok", "ok"]
+
+
+def test_find__two_protocols_evaluation_seeds_and_data_are_no_copies(make_run, tmp_path) -> None:
+    results = {(*KNN, "p0"): [30.0, 31.0], (*KNN, "p1"): 32.0, ("knn", "digits"): 33.0}
+    run = make_run("none", 0, results, hash8="h")
+    found = find([tmp_path])
+    assert (found.runs, found.left_out) == ([run], [])
+
+
+def test_find__protocols_that_no_plan_tells_are_no_copies(make_run, tmp_path: Path) -> None:
+    results = {(*KNN, "p0"): None, (*KNN, "p1"): None}
+    make_run("none", 0, results, hash8="h", earlier=True)
+    found = find([tmp_path])
+    assert (len(found.runs[0].tasks), found.left_out) == (2, [])
+
+
+@pytest.mark.parametrize("kept", ["pretraining.json", "results"])
+def test_find__results_without_a_plan_or_configuration(make_run, other, tmp_path, kept) -> None:
+    folder = make_run("adios", 0, {LINEAR: 99.0}, hash8="h").folder
+    (folder / "plan.json").unlink()
+    if kept == "results":
+        (folder / "pretraining.json").unlink()
+    else:
+        shutil.rmtree(folder / "results")
+    found = find([tmp_path])
+    assert places(found, tmp_path) == ["runs/scenes/none-other/seed0"]
+    assert lone(found.left_out).startswith(f"{folder} has neither plan.json nor config.yaml, ")
+
+
+def test_find__a_folder_that_only_looks_like_a_run(other: Run, tmp_path: Path) -> None:
+    (tmp_path / "runs/notes/seed0").mkdir(parents=True)
+    (tmp_path / "runs/notes/seed0/notes.txt").touch()
+    assert find([tmp_path]).left_out == []
+
+
+def test_find__a_linked_folder_is_named_until_its_target_is_given(make_run, other, tmp_path):
+    away = make_run("adios", 0, {LINEAR: 99.0}, hash8="h", root="away").folder
+    link = tmp_path / "runs/scenes/adios-h"
+    link.symlink_to(away.parent)
+    (tmp_path / "runs/notes.txt").symlink_to(other.pretraining_file)
+    (tmp_path / "runs/.cache").symlink_to(away)
+    (tmp_path / "runs/tables").mkdir()
+    (tmp_path / "runs/tables/latest").symlink_to(away)
+    found = find([tmp_path / "runs"])
+    assert places(found, tmp_path) == ["runs/scenes/none-other/seed0"]
+    assert lone(found.left_out) == f"{link} is a link, which is not followed; give its target too"
+    both = find([tmp_path / "runs", tmp_path / "away"])
+    assert (len(both.runs), both.left_out) == (2, [])
+
+
+def test_find__nothing_but_a_link(make_run, tmp_path: Path) -> None:
+    away = make_run("adios", 0, {LINEAR: 99.0}, root="away").folder
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs/link").symlink_to(away)
+    with pytest.raises(
+        UserError, match=r"runs holds no run .*, and .*link is a link, .*; give its"
+    ):
+        find([tmp_path / "runs"])
+
+
+def test_find__a_folder_that_cannot_be_listed(make_run, other, tmp_path, monkeypatch) -> None:
+    closed = make_run("adios", 0, {LINEAR: 99.0}, hash8="h").folder.parent
+    scandir = os.scandir
+
+    def refuse(path: str):
+        if str(path) == str(closed):
+            raise PermissionError(13, "Permission denied", str(closed))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    found = find([tmp_path])
+    assert places(found, tmp_path) == ["runs/scenes/none-other/seed0"]
+    assert (
+        lone(found.left_out) == f"{closed} cannot be listed (Permission denied); make it readable"
+    )
+
+
+SETTINGS = {"epochs": 5, "method": {"budget": 0.1, "fill": None}, "jobs": 1}
+
+
+@pytest.mark.parametrize("planned", [True, False])
+@pytest.mark.parametrize(
+    ("changes", "key"),
+    [
+        ({"epochs": 500}, "epochs"),
+        ({"method": {"budget": 0.5, "fill": None}}, "method.budget"),
+        ({"method": {"budget": 0.1, "fill": None, "more": 1}}, "method.more"),
+        ({"method": {"fill": None}}, "method.budget"),
+    ],
+)
+def test_find__seeds_of_one_configuration_note_the_same(
+    make_run, tmp_path: Path, changes, key: str, planned: bool
+) -> None:
+    for seed, config in enumerate([SETTINGS, SETTINGS | changes, SETTINGS]):
+        make_run("none", seed, {LINEAR: 40.0}, hash8="h", config=config, planned=planned)
+    found = find([tmp_path])
+    folder = tmp_path / "runs/scenes/none-h"
+    assert places(found, folder) == ["seed0", "seed2"]
+    assert lone(found.left_out) == (
+        f"{folder}/seed1/config.yaml has another '{key}' than {folder}/seed0/config.yaml, of "
+        "another seed of its configuration; delete the folder of the wrong one to run again"
+    )
+    assert found.configs["h"]["epochs"] == 5
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"jobs": 8, "slurm": {"time": 60}},
+        {"epochs": 5.0},
+        {"data": {"data_dir": "/elsewhere"}},
+        {"sync_batchnorm": False},
+        {"later": {"key": None}},  # which earlier versions do not have
+    ],
+)
+def test_find__what_seeds_of_one_configuration_may_differ_in(make_run, tmp_path, changes) -> None:
+    settings = SETTINGS | {"data": {"data_dir": "here"}, "sync_batchnorm": True}
+    for seed, config in enumerate([settings, settings | changes]):
+        make_run("none", seed, {LINEAR: 40.0}, hash8="h", config=config)
+    found = find([tmp_path])
+    assert (len(found.runs), found.left_out) == (2, [])
+
+
+def test_find__the_configuration_of_another_seed(make_run, tmp_path: Path) -> None:
+    runs = [make_run("none", s, {LINEAR: 40.0}, hash8="h", config=SETTINGS) for s in (0, 1, 2)]
+    shutil.copy(runs[0].folder / "config.yaml", runs[1].folder)
+    found = find([tmp_path])
+    assert places(found, runs[0].folder.parent) == ["seed0", "seed2"]
+    assert lone(found.left_out).startswith(f"{runs[1].folder} has plan.json and config.yaml of two")
+
+
+def test_find__configurations_of_one_text_are_read_once(make_run, tmp_path, monkeypatch) -> None:
+    for seed in range(3):
+        make_run("none", seed, {LINEAR: 40.0}, hash8="h", config=SETTINGS)
+        make_run("none", seed, {LINEAR: 40.0}, hash8="i", config=SETTINGS | {"jobs": seed % 2})
+    read = []
+
+    def count(folder: Path):
+        read.append(f"{folder.parent.name}/{folder.name}")
+        return read_config(folder)
+
+    monkeypatch.setattr("reports.results.found.read_config", count)
+    assert len(find([tmp_path]).runs) == 6
+    assert read == ["none-h/seed0", "none-i/seed0", "none-i/seed1"]

@@ -94,6 +94,66 @@ def test_row_labels__what_the_sweep_varied_before_the_hash(make_run, name_data: 
     ]
 
 
+def sequential(budget: float, epochs: int, **more: object) -> dict[str, object]:
+    return {"method": {"budget": budget}, "epochs": epochs, **more}
+
+
+def test_row_labels__other_settings_on_other_data_are_other_rows(make_run) -> None:
+    runs = [make_run("sequential", 0, {}, data=data, hash8=data) for data in ("scenes", "cifar10")]
+    runs += [
+        make_run("none", 0, {}, data=data, hash8=f"n-{data}") for data in ("scenes", "cifar10")
+    ]
+    configs = {
+        "scenes": sequential(0.1, 2),
+        "cifar10": sequential(0.5, 500),
+        "n-scenes": {"epochs": 2},
+        "n-cifar10": {"epochs": 2},
+    }
+    expected = ["+ Sequential (demo) [scenes]", "+ Sequential (demo) [cifar10]"]
+    plain = ["SimCLR (demo)", "SimCLR (demo)"]
+    rows = row_labels(runs, configs, name_data=False)
+    assert [rows[run.hash8] for run in runs] == expected + plain
+    del configs["scenes"]  # then nothing tells that they differ
+    rows = row_labels(runs, configs, name_data=False)
+    assert [rows[run.hash8] for run in runs] == ["+ Sequential (demo)"] * 2 + plain
+
+
+def test_row_labels__what_follows_from_the_data_makes_no_other_row(make_run) -> None:
+    runs = [make_run("sequential", 0, {}, data=data, hash8=data) for data in ("scenes", "cifar10")]
+    configs = {
+        data: sequential(
+            0.1,
+            2,
+            data={"name": data, "train": [data]},
+            augment={"image_size": size},
+            normalisation={"mean": [size]},
+            jobs=size,
+            seed=size,
+        )
+        for data, size in (("scenes", 32), ("cifar10", 64))
+    }
+    assert labels(runs, configs, name_data=False) == ["+ Sequential (demo)"] * 2
+
+
+def test_row_labels__rows_of_a_sweep_on_several_data_sets(make_run) -> None:
+    runs = [
+        make_run("sequential", 0, {}, data=data, hash8=f"{data}{number}")
+        for data in ("scenes", "digits")
+        for number in range(2)
+    ]
+    budgets = (0.1, 0.2, 0.1, 0.2)
+    configs = {r.hash8: sequential(b, 2) for r, b in zip(runs, budgets, strict=True)}
+    rows = [f"+ Sequential (demo) [budget={budget}]" for budget in budgets]
+    assert labels(runs, configs, name_data=False) == rows
+    configs["digits1"] |= {"fill": "mean"}  # tells it from digits0, and so from scenes1
+    assert labels(runs, configs, name_data=False) == [
+        "+ Sequential (demo) [budget=0.1]",
+        "+ Sequential (demo) [budget=0.2]",
+        "+ Sequential (demo) [budget=0.1]",
+        "+ Sequential (demo) [budget=0.2 fill=mean]",
+    ]
+
+
 def test_row_labels__hash_as_last_resort(make_run) -> None:
     runs = [make_run("adios", 0, {}, hash8=f"{k:08d}") for k in (1, 2)]
     runs.append(make_run("none", 0, {}))

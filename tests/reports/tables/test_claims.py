@@ -41,7 +41,9 @@ def claimed(runs: Sequence[Run], configs: Mapping[str, Any] | None = None) -> di
     """The lines of each claim."""
     frame = collect(runs)
     own = entrants(frame, configs or {})
-    found = of_runs(runs, {one.hash8: one.label for one in own.values()})
+    found = of_runs(
+        {run.folder: run.hash8 for run in runs}, {one.hash8: one.label for one in own.values()}
+    )
     masks = {c.first.run.hash8: {m.run.seed: m for m in c.runs} for c in found.configurations}
     table = claims_table(frame, own, SlotEvidence(masks))
     lines: dict[str, list[dict]] = {}
@@ -73,6 +75,7 @@ def test_claims__sequential_above_adios(make_run, claim, task, ours, verdict) ->
     assert line["test"] == f"paired t test: p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     difference = np.mean(ours) - np.mean(ADIOS)
     assert line["effect"].startswith(f"{difference:+.2f} points [")
+    assert "unlike the paper: encoder.width, epochs" in line["where"]
     assert (line["needed"] is None) == (verdict != "undecided")
 
 
@@ -82,7 +85,7 @@ def test_claims__other_data_than_the_papers_are_told(make_run) -> None:
     runs += sweep(make_run, "adios", ADIOS, task, data="scenes")
     assert "scenes (the paper: imagenet100s)" in claimed(runs)["C1"][0]["where"]
     runs = sweep(make_run, "sequential", BETTER) + sweep(make_run, "adios", ADIOS)
-    assert "the paper:" not in claimed(runs)["C1"][0]["where"]
+    assert "(the paper:" not in claimed(runs)["C1"][0]["where"]
 
 
 def test_claims__one_seed_decides_nothing(make_run) -> None:
@@ -129,7 +132,7 @@ def test_claims__last_slot_empty(make_run, empty: int, verdict: str) -> None:
         leave_masks(run, np.full((6, 2, 8, 8), 100), [early, {**line, "slot_loss": [1.5, last]}])
     (found,) = claimed(runs)["C5"]
     assert found["verdict"] == verdict
-    assert found["effect"] == f"empty in {empty} of {seeds} seeds"
+    assert found["effect"] == f"last empty, first not, in {empty} of {seeds} seeds"
     if verdict == "undecided":
         assert found["needed"] == 6
 
@@ -214,5 +217,5 @@ def test_claims__dynamic_budget_on_several_objects(make_run, gain: float, verdic
         runs += sweep(make_run, "superpixel_budget", values, task, data=data)
     (line,) = claimed(runs)["C9"]
     assert line["verdict"] == verdict
-    assert line["where"] == "gain on scenes less gain on imagenet100s"
+    assert line["where"].startswith("gain on scenes less gain on imagenet100s, simclr, resnet18")
     assert line["effect"].startswith(f"{gain:+.2f} points [")

@@ -194,8 +194,8 @@ def test_score_tables__an_invalid_result_is_no_number_anywhere(make_run) -> None
         assert problem.startswith(f"{run.tasks[0].result} ")
     table = tables(runs)["table1"]
     rows = cells(table)
-    assert rows["SimCLR (demo)"] == ["invalid (2 of 2)", "30.00 ± 0.00"]
-    assert rows["+ ADIOS (demo)"] == ["invalid (1 of 1)", "**31.00** (n=1)"]
+    assert rows["SimCLR (demo)"] == ["invalid (2 of 2)", "**30.00 ± 0.00**"]
+    assert rows["+ ADIOS (demo)"] == ["invalid (1 of 1)", "31.00 (n=1)"]
     for text in (table.markdown(), table.latex(), table.csv()):
         assert not re.search(r"77|\bnan\b", text, re.IGNORECASE)
     assert list(table.frame()["invalid"]) == [2, 0, 1, 0]
