@@ -165,10 +165,10 @@ def _outcome(
 
 
 def _no_percentage(task: PlannedTask, metrics: Mapping[str, float]) -> str | None:
-    """Which metric cannot be, in a sentence; scores that correct for chance may be negative."""
+    """Which accuracy or IoU cannot be, in a sentence; a plug-in's own metric may have any value."""
     for metric, value in metrics.items():
-        lowest = 0 if "accuracy" in metric or "iou" in metric else -100
-        if not lowest - _ROUNDING <= value <= 100 + _ROUNDING:
+        bounded = "accuracy" in metric or "iou" in metric
+        if bounded and not -_ROUNDING <= value <= 100 + _ROUNDING:
             return (
                 f"{task.result} has {metric} {value:g}, which is no percentage; delete it to have "
                 "the task run again"

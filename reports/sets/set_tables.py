@@ -11,7 +11,7 @@ import pandas as pd
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, shown
 from reports.sets.set_comparison import VERDICTS, Change, SetComparison, Verdict
-from reports.tables.markup import Cell, Column, Row, Table
+from reports.tables.markup import Cell, Column, Row, Table, p_cell
 
 _NAMED = 3  # cells that the sentence names
 _TOLD_APART: tuple[Verdict, ...] = ("higher", "lower")
@@ -109,7 +109,7 @@ def _row(change: Change, heading: str) -> Row:
         _score(change.b),
         Cell(f"{tested.difference:+.2f}", mark="best" if decided else "", value=tested.difference),
         Cell("" if math.isnan(tested.low) else f"{shown(tested.low)} to {shown(tested.high)}"),
-        _p(change.p),
+        p_cell(change.p),
         Cell(tested.test),
         Cell(change.verdict),
     ]
@@ -119,10 +119,6 @@ def _row(change: Change, heading: str) -> Row:
 def _score(outcome: Outcome) -> Cell:
     spread = f" ± {shown(outcome.std)}" if outcome.n > 1 else ""
     return Cell(f"{shown(outcome.mean)}{spread}", f"(n={outcome.n})", value=outcome.mean)
-
-
-def _p(p: float) -> Cell:
-    return Cell() if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
 
 
 _LINE = [

@@ -13,7 +13,7 @@ from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, outcomes, shown
 from reports.stats import ALPHA, Comparison, compare, holm, lowest_p
 from reports.tables.compute_table import EQUAL
-from reports.tables.markup import Cell, Column, Row, Table
+from reports.tables.markup import Cell, Column, Row, Table, p_cell
 
 EQUAL_COMPUTE = "equal compute"
 _MOST = 300  # pairs; of more, those with the plain objective, else the first
@@ -49,8 +49,9 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
         title="Comparisons",
         caption="Differences of pairs of methods of one setting, or with as many operations, over "
         "the seeds that both have, in points: mean with its 95% t interval; p of the paired t "
-        "test, Holm-corrected over the pairs of an evaluation (bold where it is at most 0.05); p of the "
-        "sign-flip test, not corrected, as the interval is not; Cohen's d with Hedges' correction.",
+        "test, Holm-corrected over the pairs of an evaluation (bold where it is at most 0.05); p "
+        "of the sign-flip test, not corrected, as the interval is not; Cohen's d with Hedges' "
+        "correction.",
         columns=[
             Column(name)
             for name in (
@@ -125,8 +126,8 @@ def _row(a: Entrant, b: Entrant, found: Comparison, p: float, where: str) -> Row
                 f"{found.difference:+.2f}", mark="best" if decided else "", value=found.difference
             ),
             Cell(f"{shown(found.low)} to {shown(found.high)}"),
-            _p(p),
-            _p(found.p_sign_flip),
+            p_cell(p),
+            p_cell(found.p_sign_flip),
             Cell() if math.isnan(found.effect) else Cell(f"{found.effect:.2f}", value=found.effect),
             Cell(str(found.n), value=found.n),
             Cell(
@@ -135,10 +136,6 @@ def _row(a: Entrant, b: Entrant, found: Comparison, p: float, where: str) -> Row
             ),
         ],
     )
-
-
-def _p(p: float) -> Cell:
-    return Cell() if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
 
 
 def _line(

@@ -59,6 +59,11 @@ _STYLES: dict[Mark, str] = {
 }
 
 
+def p_cell(p: float) -> Cell:
+    """A p-value; empty where there is none."""
+    return Cell() if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", value=p)
+
+
 @dataclass(frozen=True)
 class Row:
     """A line; those of the block "controls" take no part in the comparison, and are italic."""

@@ -38,7 +38,8 @@ def multiply(run_folder: Path, out: Path, count: int) -> int:
             result = json.loads(file.read_text())
             result |= {"hash8": hash8, "pretrain_seed": seed}
             shift = 0.05 * variant + generator.normal()
-            result["metrics"] = {k: v + shift for k, v in result["metrics"].items()}
+            metrics = result["metrics"].items()
+            result["metrics"] = {k: min(max(v + shift, 0.0), 100.0) for k, v in metrics}
             result.pop("per_image", None)  # whose numbers would no longer be those
             copy = folder / file.relative_to(run_folder)
             copy.parent.mkdir(parents=True)
