@@ -157,7 +157,7 @@ def test_sweep__told_to_make_way_requeued_and_killed(commands: Commands) -> None
     assert "goes on from step" in log(seed(runs, 1))
     assert {run["state"] for run in commands.status().values()} == {"done"}
     before = len(commands.jobs())
-    assert "(n=3)" in commands.sweep(*sent)
+    assert "over n=3 seeds" in commands.sweep(*sent)
     assert len(commands.jobs()) == before  # everything is there
 
 
@@ -269,7 +269,7 @@ def test_sweep__a_hundred_runs(commands: Commands) -> None:
         assert list(states.values()).count("running") <= 8  # as many CPUs are there
         done, looks = now, looks + 1
         time.sleep(1)
-    assert "(n=100)" in commands.finish(process)
+    assert "over n=100 seeds" in commands.finish(process)
     assert looks > 20
     assert len(commands.jobs()) == before + 100
     assert {run["state"] for run in commands.status().values()} == {"done"}
