@@ -19,6 +19,7 @@ from benchmark.errors import UserError
 from benchmark.lock import exclusive
 from benchmark.runs import Run
 from reports.assemble import assemble
+from reports.page.document import write_document
 from reports.page.report import Report
 from reports.results.collect import collect
 from reports.results.found import find
@@ -91,6 +92,7 @@ def build(
             pictures = [picture for section in report.sections for picture in section.pictures]
             paths += [p.png.with_suffix(kind) for p in pictures for kind in (".png", ".pdf")]
             paths.append(write_page(report, out / "report.html"))
+            paths.append(write_document(report, out / "report.md"))
         keep_only(out, paths)
     return Built(report, paths)
 

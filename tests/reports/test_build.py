@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,7 @@ def test_build__files_bytes_and_sentences(runs: Sequence[Run], tmp_path: Path, c
     tables = {"table1", "table3", "table4", "claims", "comparisons", "noise", "cost", "compute"}
     tables |= {"overall", "ablation_method_budget"}
     expected = {f"{table}.{suffix}" for table in tables for suffix in ("md", "tex", "csv")}
-    assert names == expected | {"report.html", "files.json", "figures"}
+    assert names == expected | {"report.html", "report.md", "files.json", "figures"}
     figures = {path.name for path in (out / "figures").iterdir()}
     drawn = {"points", "training", "compute", "ablation_method_budget"}
     assert figures == {f"{name}.{suffix}" for name in drawn for suffix in ("png", "pdf")}
@@ -69,7 +70,10 @@ def test_build__files_bytes_and_sentences(runs: Sequence[Run], tmp_path: Path, c
     first = {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
     built(tmp_path)
     assert first == {path: path.read_bytes() for path in out.rglob("*.*") if path.is_file()}
-    page = (out / "report.html").read_text()
+    page, document = ((out / f"report.{kind}").read_text() for kind in ("html", "md"))
+    assert (out / "table1.md").read_text() in document
+    assert all((out / link).exists() for link in re.findall(r"\]\((figures/.*?)\)", document))
+    assert len(re.findall(r"^!\[", document, re.M)) == 4
     for sentence in (
         "4 configurations and 1 control in 15 runs, pretrained on scenes: 27 of 30 results are "
         "there (3 missing).",
@@ -79,6 +83,7 @@ def test_build__files_bytes_and_sentences(runs: Sequence[Run], tmp_path: Path, c
         "+ ADIOS (demo) 4.0",
     ):
         assert sentence.replace("+", "&#43;") in page or sentence in page, sentence
+        assert sentence in document
 
 
 def test_build__what_an_earlier_report_wrote_goes(runs: Sequence[Run], tmp_path: Path) -> None:
