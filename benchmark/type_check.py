@@ -50,7 +50,8 @@ def misfit(value: object, hint: Any, place: str) -> str | None:
     if fixed and isinstance(value, list) and len(value) != len(inner):
         return f"{place} has {len(value)} parts where {len(inner)} are expected"
     parts = _parts(value, kind, inner, place)
-    return next((fault for part in parts if (fault := misfit(*part)) is not None), None)
+    faults = (misfit(*part) for part in parts if part[1] is not Any)
+    return next((fault for fault in faults if fault is not None), None)
 
 
 _hints = cache(get_type_hints)

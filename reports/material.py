@@ -89,7 +89,7 @@ def chapters(
         notes: below the tables of scores.
     """
     scored, tabulated, own = material.scored, material.tabulated, material.entrants
-    compared = {h: own[h] for h in own if h in set(tabulated["hash8"])}
+    compared = {str(h): own[str(h)] for h in tabulated["hash8"].unique()}
     slots = {c.first.run.hash8: {m.run.seed: m for m in c.runs} for c in material.masks}
     made: dict[str, list[Table | None]] = {
         "Scores": [*score_tables(tabulated, test=test, notes=notes)],

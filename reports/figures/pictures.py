@@ -21,7 +21,7 @@ from reports.results.entrants import Entrant
 from reports.results.mask_runs import Configuration
 from reports.tables.ablations import ablation_name, also_varied, varied_alone
 
-MOST_WITH_MASKS = 10  # configurations; `reports/masks.py` draws all
+MOST_WITH_MASKS = 5  # configurations; `reports/masks.py` draws all
 Pictures = dict[str, list[Picture]]  # by the section that they are in
 
 
