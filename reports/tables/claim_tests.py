@@ -22,6 +22,7 @@ Verdict = Literal["supported", "refuted", "undecided", "not run"]
 
 # Where the paper has it: any other data is told as such.
 _ON = {"C1": "imagenet100s", "C2": "stl10", "C3": "voc2012"}
+_PRETRAINED_ON = ("imagenet100s", "stl10")
 _SEVERAL_OBJECTS = ("scenes", "clevr", "voc2012")
 _ONE_OBJECT = ("imagenet100s", "imagenet100", "stl10", "cifar10", "cifar100", "digits")
 
@@ -39,6 +40,8 @@ class Finding:
         n: seeds.
         needed: seeds that would decide, if effect and noise are as seen; None if not known.
         runs: folders.
+        elsewhere: whether a run has other data or settings than the paper's, so that the verdict
+            is about these and not about the paper.
     """
 
     claim: str
@@ -49,6 +52,13 @@ class Finding:
     n: int = 0
     needed: int | None = None
     runs: tuple[str, ...] = ()
+    elsewhere: bool = False
+
+    @property
+    def told(self) -> str:
+        """The verdict as a reader is told it."""
+        decided = self.verdict in ("supported", "refuted")
+        return f"{self.verdict} elsewhere" if decided and self.elsewhere else self.verdict
 
 
 @dataclass(frozen=True)
@@ -97,9 +107,15 @@ def findings(evidence: Evidence) -> list[Finding]:
         "C8": "experiment=equal_compute, or sequential and adios with one method.reduction",
         "C9": "superpixel_budget and sequential, on data of several objects and of one",
     }
+    unlike = {
+        run
+        for one in evidence.entrants.values()
+        for run in one.runs.values()
+        if one.data not in _PRETRAINED_ON or unlike_paper(one)
+    }
     found = []
     for claim, judge in judges.items():
-        own = list(judge(evidence))
+        own = [replace(one, elsewhere=not unlike.isdisjoint(one.runs)) for one in judge(evidence)]
         found += own or [Finding(claim, f"needs {needs[claim]}", "not run")]
     return found
 

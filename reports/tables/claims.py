@@ -46,7 +46,7 @@ def claims_table(
             f"{one.claim} {CLAIMS[one.claim]}",
             [
                 Cell(one.where, runs=one.runs),
-                Cell(one.verdict, mark="best" if one.verdict in ("supported", "refuted") else ""),
+                Cell(one.told, mark="best" if one.verdict in ("supported", "refuted") else ""),
                 Cell(one.effect),
                 Cell(one.test),
                 Cell(str(one.n) if one.n else "", value=one.n),
@@ -64,8 +64,8 @@ def claims_table(
         rows=rows,
         notes=[
             "Undecided: the test found nothing with n seeds; Seeds would decide at a power of 80%, "
-            "if effect and noise are as seen. Where the data are not the paper's, a line tells "
-            "whether the claim holds there, and nothing about the paper's numbers."
+            "if effect and noise are as seen. Elsewhere: data or settings are not the paper's, so "
+            "that the line tells whether the claim holds there, and nothing of the paper's runs."
         ],
         head="Claim",
         data=pd.DataFrame([vars(one) for one in found]).drop(columns="runs"),

@@ -15,6 +15,7 @@ from reports.results.entrants import entrants
 from reports.results.mask_runs import of_runs
 from reports.tables.claims import CLAIMS, claims_table
 from reports.tables.mask_evidence import SlotEvidence, order_kept, roughness
+from reports.tables.published import read_paper
 
 LINEAR, FINETUNE = ("linear", "imagenet100s"), ("finetune", "imagenet100s")
 SEGMENTATION = ("voc2012_segmentation", "voc2012")
@@ -86,6 +87,20 @@ def test_claims__other_data_than_the_papers_are_told(make_run) -> None:
     assert "scenes (the paper: imagenet100s)" in claimed(runs)["C1"][0]["where"]
     runs = sweep(make_run, "sequential", BETTER) + sweep(make_run, "adios", ADIOS)
     assert "(the paper:" not in claimed(runs)["C1"][0]["where"]
+
+
+def test_claims__a_verdict_elsewhere_is_not_about_the_paper(make_run) -> None:
+    runs = sweep(make_run, "sequential", BETTER) + sweep(make_run, "adios", ADIOS)
+    frame = collect(runs)
+    table = claims_table(frame, entrants(frame, {}), SlotEvidence({}))
+    assert table.rows[0].cells[1].text == "supported elsewhere"
+    paper = read_paper()
+    configs = {
+        run.hash8: {**paper.settings, **paper.methods[run.method], "encoder": "resnet18"}
+        for run in runs
+    }
+    table = claims_table(frame, entrants(frame, configs), SlotEvidence({}))
+    assert table.rows[0].cells[1].text == "supported"
 
 
 def test_claims__one_seed_decides_nothing(make_run) -> None:
