@@ -50,10 +50,16 @@ def misfit(value: object, hint: Any, place: str) -> str | None:
     if fixed and isinstance(value, list) and len(value) != len(inner):
         return f"{place} has {len(value)} parts where {len(inner)} are expected"
     parts = _parts(value, kind, inner, place)
-    faults = (misfit(*part) for part in parts if part[1] is not Any)
+    faults = (misfit(*part) for part in parts if not _is_fit_leaf(*part[:2]))
     return next((fault for fault in faults if fault is not None), None)
 
 
+def _is_fit_leaf(value: object, hint: Any) -> bool:
+    """Whether a value is a plain one that fits, as most are, which need no words."""
+    return hint is Any or (hint in _LEAVES and _is(value, hint))
+
+
+_LEAVES = frozenset((bool, float, int, str))
 _hints = cache(get_type_hints)
 
 
@@ -93,8 +99,8 @@ def _parts(
             if name in value:
                 yield value[name], hint, f"{place}.{name}"
     elif kind is dict and inner:
+        yield from ((name, inner[0], f"a key of {place}") for name in value)
         for name, part in value.items():
-            yield name, inner[0], f"a key of {place}"
             yield part, inner[1], f"{place}.{name if name.isprintable() else ascii(name)}"
     elif kind in (list, tuple) and inner:
         each = [*inner] if kind is tuple and inner[-1] is not ... else [inner[0]] * len(value)
