@@ -138,27 +138,26 @@ def _named(column: Evaluation) -> str:
 def _difference(
     claim: str,
     where: str,
-    found: Comparison,
+    a: Mapping[int, float],
+    b: Mapping[int, float],
     of: Sequence[Entrant],
     *,
     margin: float = 0.0,
     unit: str = "points",
 ) -> Finding:
-    """Is a difference above -margin?
+    """Is a - b above -margin?
 
     Args:
         claim: that it is for.
         where: of what, in words.
-        found: the comparison.
+        a: by seed.
+        b: by seed.
         of: whose difference it is.
         margin: below zero that still counts as no worse.
         unit: of the difference.
     """
-    needed = (
-        replace(found, effect=found.effect * (1 + margin / found.difference))
-        if (margin and found.n > 2 and found.difference)
-        else found
-    )
+    found = compare(a, b)
+    from_margin = compare({seed: score + margin for seed, score in a.items()}, b)
     verdict: Verdict = "undecided"
     if found.n > 1 and found.low > -margin:
         verdict = "supported"
@@ -174,7 +173,7 @@ def _difference(
         _interval(found, unit),
         test if found.n > 1 else "too few shared seeds",
         found.n,
-        needed.seeds_needed if verdict == "undecided" else None,
+        from_margin.seeds_needed if verdict == "undecided" else None,
         tuple(run for one in of for run in one.runs.values()),
     )
 
@@ -226,8 +225,8 @@ def _scores(
     """Does one entrant score higher than another, or no lower than by a margin?"""
     ours, theirs = (evidence.cells.get((one.hash8, column)) for one in (a, b))
     if ours is not None and theirs is not None:
-        found = compare(ours.by_seed, theirs.by_seed)
-        yield _difference(claim, f"{what}, {a.label} and {b.label}", found, (a, b), margin=margin)
+        where = f"{what}, {a.label} and {b.label}"
+        yield _difference(claim, where, ours.by_seed, theirs.by_seed, (a, b), margin=margin)
 
 
 def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
@@ -258,15 +257,14 @@ def _consistency(evidence: Evidence) -> Iterator[Finding]:
     """Smoother with the penalty, and as accurate?"""
     margin = read_paper().tolerance
     for a, b in _differing_in(evidence, "method.consistency_weight"):
-        if not (
-            a.settings["method.consistency_weight"] and not b.settings["method.consistency_weight"]
-        ):
+        weights = [one.settings["method.consistency_weight"] for one in (a, b)]
+        if not weights[0] or weights[1]:
             continue
         without, with_it = (evidence.slots.roughness(one) for one in (b, a))
         if without and with_it:
             where = f"smoothness, {a.data}, {a.label} and {b.label}"
-            found = compare(without, with_it)
-            yield _difference("C6", where, found, (a, b), unit="% of a mask value less rough")
+            unit = "% of a mask value less rough"
+            yield _difference("C6", where, without, with_it, (a, b), unit=unit)
         for column in evidence.columns("linear", a.data):
             yield from _scores("C6", _named(column), a, b, column, evidence, margin)
 
@@ -281,8 +279,8 @@ def _stable_slots(evidence: Evidence) -> Iterator[Finding]:
                 f"overlap of like-numbered slots in disjoint pairs of seeds, of which n counts: "
                 f"{ours.data}, {ours.label} and {theirs.label}"
             )
-            found = compare(kept, kept_by_adios)
-            line = _difference("C7", where, found, (ours, theirs), unit="% of overlap")
+            of = (ours, theirs)
+            line = _difference("C7", where, kept, kept_by_adios, of, unit="% of overlap")
             needed = None if line.needed is None else 2 * line.needed  # a pair has two seeds
             yield replace(line, needed=needed)
 
