@@ -59,6 +59,7 @@ def plot_ablation(
                 _line(axes, key, order, numeric, group, column, cells, colour)
             axes.set_title(wrapped(f"{heading} on {column.data}", 30))
             axes.set_xlabel(f"{key} with {also}" if also else key)
+            axes.locator_params(axis="y", nbins=5)
             if not numeric:
                 axes.set_xticks(range(len(order)), [str(value) for value in order])
         for axes in grid.flat[len(columns) :]:

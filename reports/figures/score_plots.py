@@ -42,34 +42,40 @@ def plot_points(frame: pd.DataFrame) -> Figure:
     with themed():
         height = 0.24 * len(labels) + 0.9
         figure = Figure(figsize=(3.1 * across + 1.6, down * height), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False, sharey=True)
-        for axes, (column, heading) in zip(grid.flat, columns.items(), strict=False):
-            _points(axes, labels, [cells.get((label, column)) for label in labels])
+        grid = figure.subplots(down, across, squeeze=False)
+        panels = zip(grid.flat, columns.items(), strict=False)
+        for number, (axes, (column, heading)) in enumerate(panels):
+            _points(axes, [cells.get((label, column)) for label in labels])
             axes.set_title(wrapped(f"{heading} on {column.data}", 30))
             axes.set_xlabel("percent")
+            # Labels beside the first panel of a row alone: ticks take most of the time to draw.
+            axes.set_yticks(*((range(len(labels)), labels) if number % across == 0 else ([],)))
         for axes in grid.flat[len(columns) :]:
             axes.set_visible(False)
-        grid[0, 0].set_yticks(range(len(labels)), labels)
     return figure
 
 
-def _points(axes: Axes, labels: Sequence[str], cells: Sequence[Outcome | None]) -> None:
-    palette = colours(max(len(labels), 1))
-    for row, cell in enumerate(cells):
-        if cell is None or not cell.n:
-            continue
-        low, high = cell.interval
-        if not math.isnan(low):
-            axes.plot([low, high], [row, row], color=palette[row], alpha=0.35, linewidth=4)
-        axes.plot([cell.mean], [row], "|", color=palette[row], markersize=11, markeredgewidth=2)
-        values = list(cell.by_seed.values())
-        axes.plot(values, [row] * len(values), "o", color=palette[row], markersize=4)
-    # An interval of two or three seeds may be wider than all scores: it does not set the scale.
-    seen = [value for cell in cells if cell for value in cell.by_seed.values()]
+def _points(axes: Axes, cells: Sequence[Outcome | None]) -> None:
+    palette = colours(max(len(cells), 1))
+    scored = [(row, cell) for row, cell in enumerate(cells) if cell is not None and cell.n]
+    told = [(row, *cell.interval) for row, cell in scored if cell.n > 1]
+    rows, lows, highs = zip(*told, strict=True) if told else ((), (), ())
+    bars = [(*palette[row], 0.35) for row in rows]
+    axes.hlines(rows, lows, highs, colors=bars, linewidth=4)
+    for marker, size, points in (
+        ("|", 120, [(cell.mean, row) for row, cell in scored]),
+        ("o", 16, [(score, row) for row, cell in scored for score in cell.by_seed.values()]),
+    ):
+        x, y = zip(*points, strict=True) if points else ((), ())
+        width = 2 if marker == "|" else 0
+        axes.scatter(x, y, s=size, c=[palette[row] for row in y], marker=marker, linewidths=width)
     axes.set_ylim(len(cells) - 0.4, -0.6)
+    # An interval of two or three seeds may be wider than all scores: it does not set the scale.
+    seen = [score for _, cell in scored for score in cell.by_seed.values()]
     if seen:
         margin = max(0.25 * (max(seen) - min(seen)), 0.5)
         axes.set_xlim(min(seen) - margin, max(seen) + margin)
+    axes.locator_params(axis="x", nbins=5)
 
 
 def plot_compute(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Figure | None:
@@ -103,6 +109,7 @@ def plot_compute(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Figure
             _against_compute(axes, {h: known[h].flops / scale for h in own}, own, palette, markers)
             axes.set_title(wrapped(f"{heading} on {column.data}", 30))
             axes.set_xlabel(f"operations, {unit}")
+            axes.locator_params(nbins=5)
         for axes in grid.flat[len(columns) :]:
             axes.set_visible(False)
         grid[0, 0].set_ylabel("percent")

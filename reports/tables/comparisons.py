@@ -89,14 +89,16 @@ def _pairs(
 ) -> Iterator[tuple[Entrant, Entrant, Evaluation]]:
     """Those of one pretraining data set with two shared seeds; the plain objective comes second."""
     methods = [one for one in entrants.values() if one.control is None]
-    by_column: dict[Evaluation, set[str]] = {}
-    for hash8, column in cells:
-        by_column.setdefault(column, set()).add(hash8)
-    for column, hashes in by_column.items():
-        for b, a in combinations([one for one in methods if one.hash8 in hashes], 2):
-            shared = cells[a.hash8, column].by_seed.keys() & cells[b.hash8, column].by_seed.keys()
-            if len(shared) > 1 and _alike(a, b):
-                yield (b, a, column) if a.method == "none" != b.method else (a, b, column)
+    alike = [
+        (b, a) if a.method == "none" != b.method else (a, b)
+        for b, a in combinations(methods, 2)
+        if _alike(a, b)
+    ]
+    for column in dict.fromkeys(column for _, column in cells):
+        seeds = {h: cell.by_seed.keys() for (h, other), cell in cells.items() if other == column}
+        for a, b in alike:
+            if len(seeds.get(a.hash8, set()) & seeds.get(b.hash8, set())) > 1:
+                yield a, b, column
 
 
 def _alike(a: Entrant, b: Entrant) -> bool:

@@ -26,12 +26,12 @@ def test_plot_points__every_seed_and_the_interval(make_run) -> None:
     runs = [make_run("adios", k, {LINEAR: score}) for k, score in enumerate(scores)]
     runs.append(make_run("none", 0, {LINEAR: 30.0}, control="untrained"))
     figure = plot_points(collect(runs))
-    (axes,) = [axes for axes in figure.axes if axes.lines]
-    drawn = [line.get_xydata().tolist() for line in axes.lines]
-    assert [[40.0, 0], [41.0, 0], [45.0, 0]] in drawn
+    (axes,) = figure.axes
+    bars, means, points = axes.collections
     low, high = t_interval(scores)
-    assert any(np.allclose(line, [[low, 0], [high, 0]]) for line in drawn)
-    assert [[30.0, 1]] in drawn  # the control comes last
+    assert np.allclose(bars.get_segments(), [[[low, 0], [high, 0]]])  # a lone seed has none
+    assert means.get_offsets().tolist() == [[42.0, 0], [30.0, 1]]  # the control comes last
+    assert points.get_offsets().tolist() == [[40.0, 0], [41.0, 0], [45.0, 0], [30.0, 1]]
     assert [label.get_text() for label in axes.get_yticklabels()] == [
         "+ ADIOS (demo)",
         "Untrained (demo)",
