@@ -250,7 +250,7 @@ def test_snapshots__are_shown_to_trackers(begin, tmp_path) -> None:
     assert following.told == [(k, (8 * side + 2, 9 * side + 2, 3)) for k in (0, 2, 4)]
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_snapshots__of_several_processes_are_the_first_ones(tmp_path) -> None:
     line = [*SMALL, "method=sequential", "mask_net.norm=batch", "threads=1"]
     line += ["tensorboard=true", "seed=0"]

@@ -126,7 +126,7 @@ def test_tensorboard__tells_that_it_cannot_write(tmp_path: Path, monkeypatch) ->
         TensorBoard(tmp_path / "file", 0)
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 @pytest.mark.parametrize("stop", [signal.SIGTERM, signal.SIGKILL])
 def test_tensorboard__has_every_step_once_after_a_stop(tmp_path: Path, stop) -> None:
     """SIGTERM goes on after the last step, SIGKILL from the last checkpoint."""
@@ -187,7 +187,7 @@ def history(run: Path) -> tuple[dict[str, list[tuple[int, float]]], list[int]]:
     return scalars, pictures
 
 
-@pytest.mark.slow
+@pytest.mark.proof
 def test_wandb__holds_every_step_in_one_run_and_changes_nothing(tmp_path: Path) -> None:
     line = ("wandb.enabled=true", "wandb.project=masks")
     run = finish(start(*line, f"runs_dir={tmp_path / 'with'}", cwd=tmp_path))
