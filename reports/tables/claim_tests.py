@@ -232,8 +232,8 @@ def _scores(
 def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
     """In how many seeds does the last slot hide nothing, while the first one does?"""
     for one in evidence.entrants.values():
-        empty = evidence.slots.empty(one)
-        if one.method == "sequential" and empty:
+        empty = evidence.slots.empty(one) if one.method == "sequential" else []
+        if empty:
             k, n = sum(slots[-1] and not slots[0] for slots in empty), len(empty)
             yield Finding(
                 "C5",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from jaxtyping import Float
@@ -27,10 +28,8 @@ class SlotEvidence:
 
         That is what the losses of the last epoch tell; empty where they were not logged.
         """
-        judged = (
-            empty_slots(run.lines(), run.mask_file().masks.shape[1])
-            for run in self.runs.get(one.hash8, {}).values()
-        )
+        logs = [run.lines() for run in self.runs.get(one.hash8, {}).values()]
+        judged = (empty_slots(lines, _slots(lines)) for lines in logs)
         return [empty for empty in judged if empty]
 
     def roughness(self, one: Entrant) -> dict[int, float]:
@@ -66,6 +65,11 @@ class SlotEvidence:
             for seed, file in files.items()
             if first is not None and np.array_equal(file.images, first.images)
         }
+
+
+def _slots(lines: Sequence[Mapping[str, Any]]) -> int:
+    """How many the log tells of; 0 if it tells of none."""
+    return next((len(line["slot_area"]) for line in lines if "slot_area" in line), 0)
 
 
 def roughness(masks: Float[np.ndarray, "n k h w"]) -> float:

@@ -143,6 +143,7 @@ def test_claims__last_slot_empty(make_run, empty: int, verdict: str) -> None:
     for k, run in enumerate(runs):
         last = 1.001 if k < empty else 1.5
         line = {"epoch": 1, "step": 9, "unmasked_loss": 1.0, "blank_loss": 2.0}
+        line["slot_area"] = [0.25, 0.25]
         early = {**line, "epoch": 0, "step": 0, "slot_loss": [1.9, 1.9]}
         leave_masks(run, np.full((6, 2, 8, 8), 100), [early, {**line, "slot_loss": [1.5, last]}])
     (found,) = claimed(runs)["C5"]
