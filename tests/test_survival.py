@@ -54,7 +54,7 @@ def attempt(folder: Path, line: tuple[str, ...]) -> None:
 
 def start(folder: Path, line: tuple[str, ...]) -> mp.process.BaseProcess:
     context = mp.get_context("forkserver")
-    context.set_forkserver_preload(["benchmark.job", "benchmark.run", "reports.tables"])
+    context.set_forkserver_preload(["benchmark.job", "benchmark.run", "reports.build"])
     process = context.Process(target=attempt, args=(folder, line))
     process.start()
     return process
@@ -92,10 +92,13 @@ def writing(folder: Path, where: str) -> Callable[[], bool]:
     return lambda: any(folder.glob(f"{where}/.*.part"))
 
 
+UNALIKE = ("seconds", "time", "dirty", "memory")
+
+
 def untimed(value: Any) -> Any:
     """Without what differs from run to run."""
     if isinstance(value, dict):
-        return {k: untimed(v) for k, v in value.items() if k not in ("seconds", "time", "dirty")}
+        return {k: untimed(v) for k, v in value.items() if k not in UNALIKE}
     return value
 
 
@@ -113,7 +116,7 @@ def outcome(folder: Path) -> dict[str, Any]:
             if path.name == "metrics.jsonl":
                 content = [untimed(json.loads(line)) for line in content.splitlines()]
             found[name] = content
-        elif path.parent.name == "tables":
+        elif path.parent.name == "tables" and path.stem != "cost":  # which tells seconds
             found[name] = path.read_text()
         elif "results" in path.parts and path.is_file():
             found[name] = untimed(json.loads(path.read_text()))
