@@ -10,10 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
+from benchmark.array_file import write_arrays
 from benchmark.checkout import git_state
 from benchmark.contracts import Encoder
 from benchmark.dataset import Dataset
-from benchmark.files import sha256_of, write_atomically, write_json
+from benchmark.files import sha256_of, write_json
 from benchmark.hashing import protocol_id
 from benchmark.result_file import (
     PerImage,
@@ -96,11 +97,7 @@ def evaluate(
 
 
 def _write_per_image(file: Path, arrays: dict[str, np.ndarray]) -> PerImage:
-    def write(part: Path) -> None:
-        with part.open("wb") as opened:  # given a name, numpy would append a suffix
-            np.savez_compressed(opened, allow_pickle=False, **arrays)
-
-    write_atomically(file, write)
+    write_arrays(file, arrays)
     return {"file": file.name, "sha256": sha256_of(file)}
 
 

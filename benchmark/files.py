@@ -7,7 +7,8 @@ import json
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,19 @@ def _is_being_written(part: Path) -> bool:
         return time.time() - part.stat().st_mtime < _WRITING_SECONDS
     except FileNotFoundError:
         return False
+
+
+@contextmanager
+def nothing_new(folder: Path) -> Iterator[None]:
+    """After a failure, remove a folder and those above it that were not there and are empty."""
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    try:
+        yield
+    except BaseException:
+        for path in new:
+            with suppress(OSError):  # not empty, or not made
+                path.rmdir()
+        raise
 
 
 def write_text(path: Path, text: str) -> None:

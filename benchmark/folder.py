@@ -13,11 +13,12 @@ from tempfile import TemporaryDirectory
 
 from benchmark.dataset import Dataset
 from benchmark.errors import UserError
+from benchmark.files import nothing_new
 from benchmark.lock import exclusive, remove_held
 from benchmark.packs.manifest import DamagedPackError, Recipe
 from benchmark.packs.opened import Pack, Part
 from benchmark.packs.pack import assemble
-from benchmark.packs.packing import nothing_new, prepare, state_of
+from benchmark.packs.packing import prepare, state_of
 from benchmark.packs.workers import num_cores
 from benchmark.packs.writer import UnreadableError
 from benchmark.sources.folder import Folder, Listing, check_alike, list_folder

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torchvision.utils import make_grid, save_image
 
 from benchmark import processes
-from benchmark.array_file import read_arrays
+from benchmark.array_file import read_arrays, write_arrays
 from benchmark.contracts import Batch, Masks
 from benchmark.files import write_atomically
 from benchmark.pretrain import Pretraining
@@ -45,7 +45,7 @@ def save_masks(folder: Path, training: Pretraining) -> bool:
     seen = _look(training, 1.0)
     if seen is None:
         return False
-    _save_arrays(folder / MASKS_FILE, seen.arrays())
+    write_arrays(folder / MASKS_FILE, seen.arrays())
     picture = seen.picture().repeat_interleave(_ZOOM, 1).repeat_interleave(_ZOOM, 2)
     path = folder / "gallery.png"
     write_atomically(path, lambda part: save_image(picture, part, format="png"))
@@ -101,7 +101,7 @@ class Snapshots:
         arrays["step"] = np.array(done)
         arrays["epoch"] = np.array(done / max(training.steps_per_epoch, 1))
         self._check()
-        _save_arrays(self._folder / f"step{done:08}.npz", arrays)
+        write_arrays(self._folder / f"step{done:08}.npz", arrays)
         self._trackers.picture(done, lambda: _as_bytes(seen.picture()))
 
 
@@ -193,11 +193,3 @@ def _buffers_kept(net: nn.Module) -> Iterator[None]:
 def _as_bytes(picture: Float[Tensor, "3 h w"]) -> Picture:
     pixels: np.ndarray = (255 * picture).round().to(torch.uint8).permute(1, 2, 0).numpy()
     return pixels
-
-
-def _save_arrays(path: Path, arrays: dict[str, np.ndarray]) -> None:
-    def write(part: Path) -> None:
-        with part.open("wb") as file:  # given a name, numpy would append a suffix
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-
-    write_atomically(path, write)

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from reports.figures.ablation_plots import plot_ablation as _plot_ablation
 from reports.figures.score_plots import plot_compute as _plot_compute
-from reports.figures.score_plots import plot_points
+from reports.figures.score_plots import plot_points as plot_points
 from reports.figures.training_plots import plot_curves as _plot_curves
 from reports.material import chapters, gather
 from reports.results.collect import COLUMNS, collect
@@ -21,16 +21,6 @@ from reports.results.training_log import read_series
 from reports.stats import Test
 from reports.tables.ablations import varied_alone
 from reports.tables.markup import Table
-
-__all__ = [
-    "all_tables",
-    "load",
-    "plot_ablation",
-    "plot_compute",
-    "plot_curves",
-    "plot_points",
-    "table",
-]
 
 
 def load(*folders: str | Path) -> pd.DataFrame:

@@ -10,12 +10,13 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 
 import PIL
 
 from benchmark.errors import UserError
+from benchmark.files import nothing_new
 from benchmark.lock import Owner, exclusive, remove_held
 from benchmark.packs.filling import stamp_of
 from benchmark.packs.journal import Journal
@@ -127,19 +128,6 @@ def state_of(recipe: Recipe, source: Path, files: Iterable[Path]) -> str:
     """Hash of these files and of all else that decides the arrays: the recipe, and Pillow."""
     parts = [FORMAT, PIL.__version__, recipe.settings, str(source.resolve()), stamp_of(files)]
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-
-
-@contextmanager
-def nothing_new(folder: Path) -> Iterator[None]:
-    """After a failure, remove a folder and those above it that were not there and are empty."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    except BaseException:
-        for path in new:
-            with suppress(OSError):  # not empty, or not made
-                path.rmdir()
-        raise
 
 
 @contextmanager

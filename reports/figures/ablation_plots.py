@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,8 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures.score_plots import ACROSS
-from reports.figures.style import colours, themed, wrapped
+from reports.figures.style import colours, panels, themed, wrapped
 from reports.results.entrants import Entrant
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, outcomes
@@ -48,13 +46,10 @@ def plot_ablation(
     also = also_varied(key, [list(group) for group in groups])
     numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
     order: list[Any] = sorted(values) if numeric else values  # type: ignore[type-var]
-    across = min(ACROSS, len(columns))
-    down = math.ceil(len(columns) / across)
     with themed():
-        figure = Figure(figsize=(3.1 * across + 0.6, 2.6 * down + 0.5), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
+        figure, grid = panels(len(columns), (3.1, 2.6), (0.6, 0.5))
         palette = colours(len(groups))
-        for axes, (column, heading) in zip(grid.flat, columns.items(), strict=False):
+        for axes, (column, heading) in zip(grid, columns.items(), strict=True):
             for group, colour in zip(groups, palette, strict=True):
                 _line(axes, key, order, numeric, group, column, cells, colour)
             axes.set_title(wrapped(f"{heading} on {column.data}", 30))
@@ -62,9 +57,7 @@ def plot_ablation(
             axes.locator_params(axis="y", nbins=5)
             if not numeric:
                 axes.set_xticks(range(len(order)), [str(value) for value in order])
-        for axes in grid.flat[len(columns) :]:
-            axes.set_visible(False)
-        grid[0, 0].set_ylabel("percent")
+        grid[0].set_ylabel("percent")
         handles = [
             Line2D([], [], color=colour, label=block_label(group[0], groups))
             for group, colour in zip(groups, palette, strict=True)

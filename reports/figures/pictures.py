@@ -19,7 +19,7 @@ from reports.material import Material
 from reports.page.report import Picture
 from reports.results.entrants import Entrant
 from reports.results.mask_runs import Configuration
-from reports.tables.ablations import ablation_name, also_varied, varied_alone
+from reports.tables.ablations import ablation_names, also_varied, varied_alone
 
 MOST_WITH_MASKS = 5  # configurations; `reports/masks.py` draws all
 Pictures = dict[str, list[Picture]]  # by the section that they are in
@@ -60,15 +60,14 @@ def draw(material: Material, folder: Path) -> Pictures:
     title = "Scores against the operations of pretraining; dotted, the best that they buy"
     text = "A panel for each evaluation. The numbers are in the table of costs and Tables 1 and 2."
     add("Cost", "compute", title, text, plot_compute(scored, entrants))
-    for key, groups in varied_alone(entrants.values()).items():
+    varied = varied_alone(entrants.values())
+    names = ablation_names(varied)
+    for key, groups in varied.items():
         also = also_varied(key, groups)
         title = f"Scores over {key}" + (f", with which {also} vary" if also else "")
         text = f"The table of the ablation of {key} has the numbers."
         figure = plot_ablation(scored, key, groups)
-        name = ablation_name(key)
-        while any(p.png.stem == name for p in pictures.get("Ablations", [])):
-            name += "_more"
-        add("Ablations", name, title, text, figure)
+        add("Ablations", names[key], title, text, figure)
     pictures |= _of_masks(material.masks, folder)
     return pictures
 

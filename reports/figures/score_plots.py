@@ -11,12 +11,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures.style import FAINT, colours, themed, wrapped
+from reports.figures.style import FAINT, colours, panels, themed, wrapped
 from reports.results.entrants import Entrant
 from reports.results.evaluations import evaluations
 from reports.results.outcomes import Outcome, outcomes
 
-ACROSS = 3  # panels beside each other
 MOST_ROWS = 24  # of a panel of points, and of a legend; the methods that come first
 _MARKERS = "osD^vPX*<>"
 
@@ -37,21 +36,18 @@ def plot_points(frame: pd.DataFrame) -> Figure:
     labels = labels[:MOST_ROWS]
     if not columns:
         raise ValueError("there is no score to draw")
-    across = min(ACROSS, len(columns))
-    down = math.ceil(len(columns) / across)
     with themed():
-        height = 0.24 * len(labels) + 0.9
-        figure = Figure(figsize=(3.1 * across + 1.6, down * height), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
-        panels = zip(grid.flat, columns.items(), strict=False)
-        for number, (axes, (column, heading)) in enumerate(panels):
+        figure, grid = panels(len(columns), (3.1, 0.24 * len(labels) + 0.9), (1.6, 0.0))
+        for axes, (column, heading) in zip(grid, columns.items(), strict=True):
             _points(axes, [cells.get((label, column)) for label in labels])
             axes.set_title(wrapped(f"{heading} on {column.data}", 30))
             axes.set_xlabel("percent")
             # Labels beside the first panel of a row alone: ticks take most of the time to draw.
-            axes.set_yticks(*((range(len(labels)), labels) if number % across == 0 else ([],)))
-        for axes in grid.flat[len(columns) :]:
-            axes.set_visible(False)
+            first = axes.get_subplotspec().is_first_col()  # type: ignore[union-attr]
+            if first:
+                axes.set_yticks(range(len(labels)), labels)
+            else:
+                axes.set_yticks([])
     return figure
 
 
@@ -95,24 +91,19 @@ def plot_compute(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Figure
     }
     if not columns:
         return None
-    across = min(ACROSS, len(columns))
-    down = math.ceil(len(columns) / across)
     palette = dict(zip(known, colours(len(known)), strict=True))
     markers = {h: _MARKERS[k % len(_MARKERS)] for k, h in enumerate(known)}
     scale, unit = _unit(max(one.flops for one in known.values()))
     with themed():
-        size = (3.1 * across + 0.6, 2.7 * down + 0.25 * math.ceil(min(len(known), MOST_ROWS) / 3))
-        figure = Figure(figsize=size, layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
-        for axes, (column, heading) in zip(grid.flat, columns.items(), strict=False):
+        legend = 0.25 * math.ceil(min(len(known), MOST_ROWS) / 3)
+        figure, grid = panels(len(columns), (3.1, 2.7), (0.6, legend))
+        for axes, (column, heading) in zip(grid, columns.items(), strict=True):
             own = {h: cells[h, column] for h in known if (h, column) in cells}
             _against_compute(axes, {h: known[h].flops / scale for h in own}, own, palette, markers)
             axes.set_title(wrapped(f"{heading} on {column.data}", 30))
             axes.set_xlabel(f"operations, {unit}")
             axes.locator_params(nbins=5)
-        for axes in grid.flat[len(columns) :]:
-            axes.set_visible(False)
-        grid[0, 0].set_ylabel("percent")
+        grid[0].set_ylabel("percent")
         handles = [
             Line2D([], [], color=palette[h], marker=markers[h], linestyle="", label=one.label)
             for h, one in list(known.items())[:MOST_ROWS]

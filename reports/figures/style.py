@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from typing import Any, TypeVar
 
 import matplotlib
 import seaborn as sns
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -43,6 +45,29 @@ def themed() -> Iterator[None]:
             ),
         ):
             yield
+
+
+def panels(
+    count: int, size: tuple[float, float], margin: tuple[float, float], across: int = 3
+) -> tuple[Figure, list[Axes]]:
+    """A figure of so many panels in rows.
+
+    Args:
+        count: of panels.
+        size: of a panel in inches, width and height.
+        margin: around all of them, likewise.
+        across: panels beside each other, at most.
+    """
+    columns = min(across, count)
+    rows = math.ceil(count / columns)
+    width, height = (
+        n * one + more for n, one, more in zip((columns, rows), size, margin, strict=True)
+    )
+    figure = Figure(figsize=(width, height), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for unused in grid.flat[count:]:
+        unused.set_visible(False)
+    return figure, list(grid.flat[:count])
 
 
 def save_sheets(

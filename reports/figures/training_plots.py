@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from reports.figures.style import INK, colours, themed, wrapped
+from reports.figures.style import INK, colours, panels, themed, wrapped
 from reports.results.entrants import Entrant
 from reports.results.training_log import Series, paired
 
@@ -76,13 +75,10 @@ def plot_overlap(overlaps: Mapping[str, np.ndarray]) -> Figure:
     Args:
         overlaps: by label, cosine between slots k and l, mean over images. (k, k)
     """
-    across = min(5, len(overlaps))
-    down = math.ceil(len(overlaps) / across)
     with themed():
-        figure = Figure(figsize=(2.0 * across + 0.9, 2.25 * down), layout="constrained")
-        grid = figure.subplots(down, across, squeeze=False)
+        figure, grid = panels(len(overlaps), (2.0, 2.25), (0.9, 0.0), across=5)
         image = None
-        for axes, (label, overlap) in zip(grid.flat, overlaps.items(), strict=False):
+        for axes, (label, overlap) in zip(grid, overlaps.items(), strict=True):
             image = axes.imshow(overlap, vmin=0, vmax=1, cmap="cividis")
             slots = range(len(overlap))
             axes.set_xticks(slots, [str(k + 1) for k in slots])
@@ -101,8 +97,6 @@ def plot_overlap(overlaps: Mapping[str, np.ndarray]) -> Figure:
                         fontsize=7,
                         color=ink,
                     )
-        for axes in grid.flat[len(overlaps) :]:
-            axes.set_visible(False)
         if image is not None:
             figure.colorbar(image, ax=grid, shrink=0.8, label="cosine of two slots")
     return figure

@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.results.entrants import Entrant, same_setting
 from reports.results.evaluations import Evaluation, evaluations, is_away
-from reports.results.outcomes import Outcome, Ranking, outcomes, rank, shown
+from reports.results.outcomes import Outcome, Ranking, outcomes, rank
 from reports.stats import Test
 from reports.tables.markup import Table
 
@@ -63,7 +63,6 @@ def _winner(where: str, cells: Mapping[str, Outcome], ranking: Ranking) -> Itera
     if not ranking.best or not ranking.rivals:
         return
     best = cells[ranking.best[0]]
-    spread = "" if best.n < 2 else f" ± {shown(best.std)}"
     names = " and ".join(ranking.best[:_LONG])
     worse = [k for k, rival in ranking.rivals.items() if rival.worse]
     verdict = f"of the {len(ranking.rivals)} others"
@@ -76,7 +75,7 @@ def _winner(where: str, cells: Mapping[str, Outcome], ranking: Ranking) -> Itera
     else:
         shown_names = ", ".join(worse[:_LONG]) + (" and more" if len(worse) > _LONG else "")
         verdict += f" {shown_names} {'is' if len(worse) == 1 else 'are'} significantly worse"
-    yield f"{where}: best is {names} with {shown(best.mean)}{spread}; {verdict}."
+    yield f"{where}: best is {names} with {best.told}; {verdict}."
 
 
 def _against_untrained(frame: pd.DataFrame) -> Iterator[str]:

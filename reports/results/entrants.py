@@ -10,6 +10,8 @@ import pandas as pd
 
 from reports.results.labels import Config, flattened
 
+EQUAL = 0.05  # share by which operations that count as equal may differ
+
 
 @dataclass(frozen=True)
 class Entrant:
@@ -39,6 +41,11 @@ class Entrant:
     seconds: float
     images: float
     memory: float
+
+
+def as_dear(a: Entrant, b: Entrant) -> bool:
+    """Whether two entrants had as many operations, up to ``EQUAL``; not if these are not known."""
+    return abs(a.flops - b.flops) <= EQUAL * max(a.flops, b.flops)
 
 
 def same_setting(a: Entrant, b: Entrant) -> bool:

@@ -61,6 +61,11 @@ class Outcome:
         """Sample standard deviation over seeds of pretraining; NaN with fewer than two."""
         return float(np.std(list(self.by_seed.values()), ddof=1)) if self.n > 1 else math.nan
 
+    @property
+    def told(self) -> str:
+        """Mean, and deviation where there is one: "58.95 ± 0.10"."""
+        return shown(self.mean) + (f" ± {shown(self.std)}" if self.n > 1 else "")
+
     @cached_property
     def interval(self) -> tuple[float, float]:
         """Student's t interval of the mean."""

@@ -6,14 +6,13 @@ import errno
 import os
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
 from benchmark.errors import UserError
-from benchmark.files import sha256_of, write_atomically
+from benchmark.files import nothing_new, sha256_of, write_atomically
 from benchmark.lock import LockLostError, Owner, exclusive, remove_held
 from benchmark.result_file import per_image_file, read_pretraining
 from benchmark.runs import Run
@@ -60,7 +59,7 @@ def import_archive(path: Path, out: Path) -> Imported:
     manifest = read_manifest(path)
     scratch = out / _SCRATCH
     try:
-        with _nothing_new(out):
+        with nothing_new(out):
             out.mkdir(parents=True, exist_ok=True)
             if manifest.size > (free := shutil.disk_usage(out).free):
                 raise UserError(
@@ -81,19 +80,6 @@ def import_archive(path: Path, out: Path) -> Imported:
 
 def _waiting(out: Path, owner: Owner | None) -> None:
     print(f"{out}: waiting for {owner or 'another process'}, which imports too", file=sys.stderr)
-
-
-@contextmanager
-def _nothing_new(folder: Path) -> Iterator[None]:
-    """After a failure, remove a folder and those above it that were not there and are empty."""
-    new = [path for path in (folder, *folder.parents) if not path.exists()]
-    try:
-        yield
-    except BaseException:
-        for path in new:
-            with suppress(OSError):  # not empty, or not made
-                path.rmdir()
-        raise
 
 
 def _imported(path: Path, manifest: Manifest, staged: Path, out: Path) -> Imported:
@@ -133,7 +119,7 @@ def _merge(run: Run, name: str, folder: Path, told: Imported) -> None:
     if run.encoder_file.exists() and sha256_of(run.encoder_file) != checksum:
         raise ValueError("its encoder is not the one that its pretraining.json describes")
     if not folder.exists():
-        with suppress(FileExistsError), _nothing_new(folder.parent):
+        with suppress(FileExistsError), nothing_new(folder.parent):
             folder.parent.mkdir(parents=True, exist_ok=True)
             _rename(run.folder, folder)
             told.added.append(name)

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, shown
 from reports.sets.set_comparison import VERDICTS, Change, SetComparison, Verdict
-from reports.tables.markup import Cell, Column, Row, Table, p_cell
+from reports.tables.markup import Cell, Column, Row, Table, number_cell, p_cell
 
 _NAMED = 3  # cells that the sentence names
 _TOLD_APART: tuple[Verdict, ...] = ("higher", "lower")
@@ -117,8 +117,7 @@ def _row(change: Change, heading: str) -> Row:
 
 
 def _score(outcome: Outcome) -> Cell:
-    spread = f" ± {shown(outcome.std)}" if outcome.n > 1 else ""
-    return Cell(f"{shown(outcome.mean)}{spread}", f"(n={outcome.n})", value=outcome.mean)
+    return Cell(outcome.told, f"(n={outcome.n})", value=outcome.mean)
 
 
 _LINE = [
@@ -175,7 +174,7 @@ def _cost(found: SetComparison) -> Table:
         costs = [(pair.a.seconds, pair.b.seconds), (pair.a.flops / 1e15, pair.b.flops / 1e15)]
         if any(a > 0 and b > 0 for a, b in costs):
             numbers = [number for a, b in costs for number in (a, b, _ratio(a, b))]
-            rows.append(Row(pair.a.label, list(map(_number, numbers))))
+            rows.append(Row(pair.a.label, [number_cell(n, ".3g") for n in numbers]))
     columns = [
         Column(name, group) for group in ("Seconds", "PFLOP") for name in ("A", "B", "B / A")
     ]
@@ -190,10 +189,6 @@ def _cost(found: SetComparison) -> Table:
 
 def _ratio(a: float, b: float) -> float:
     return b / a if a else math.nan
-
-
-def _number(value: float) -> Cell:
-    return Cell() if math.isnan(value) else Cell(f"{value:.3g}", value=value)
 
 
 def _origins(found: SetComparison) -> Table:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
@@ -17,8 +17,6 @@ from reports.stats import Test
 from reports.tables.markup import Column, Row, Table
 from reports.tables.score_notes import underlining
 from reports.tables.score_tables import score_cell
-
-Group = dict[str, list[Entrant]]  # by the value of the key
 
 
 def ablation_tables(
@@ -33,8 +31,9 @@ def ablation_tables(
     """
     cells = outcomes(frame, "hash8")
     columns = evaluations(frame)
-    used: set[str] = set()
-    for key, groups in varied_alone(entrants.values()).items():
+    varied = varied_alone(entrants.values())
+    names = ablation_names(varied)
+    for key, groups in varied.items():
         shown: dict[Evaluation, str] = {
             column: heading
             for column, heading in columns.items()
@@ -59,13 +58,9 @@ def ablation_tables(
             for column, heading in shown.items():
                 own = rivals.setdefault(f"{heading} on {column.data}", [])
                 own += rankings[column].rivals.values()
-        name = ablation_name(key)
-        while name in used:
-            name += "_more"
-        used.add(name)
         also = also_varied(key, groups)
         yield Table(
-            name=name,
+            name=names[key],
             title=f"Ablation of {key}{f' with {also}' if also else ''}",
             caption=f"What {key} does: rows of a block differ in nothing else"
             f"{f' but {also}, which vary with it' if also else ''}. Mean ± sample standard "
@@ -83,9 +78,15 @@ def block_label(one: Entrant, groups: Sequence[Sequence[Entrant]]) -> str:
     return one.label.split(" [")[0] if len(groups) == 1 else one.label
 
 
-def ablation_name(key: str) -> str:
-    """What files of an ablation are called."""
-    return "ablation_" + re.sub(r"\W+", "_", key, flags=re.ASCII)
+def ablation_names(keys: Iterable[str]) -> dict[str, str]:
+    """What the files of ablations are called, by key: no two alike, and safe in paths and LaTeX."""
+    names: dict[str, str] = {}
+    for key in keys:
+        name = "ablation_" + re.sub(r"\W+", "_", key, flags=re.ASCII)
+        while name in names.values():
+            name += "_more"
+        names[key] = name
+    return names
 
 
 def varied_alone(entrants: Any) -> dict[str, list[list[Entrant]]]:

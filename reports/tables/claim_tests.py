@@ -5,82 +5,22 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
 
 from scipy import stats
 
-from reports.results.entrants import Entrant, same_setting
+from reports.results.entrants import Entrant
 from reports.results.evaluations import Evaluation
 from reports.results.labels import SAME
-from reports.results.outcomes import Outcome, Where
 from reports.stats import ALPHA, Comparison, compare
+from reports.tables.claim_evidence import Evidence, Finding, Verdict
 from reports.tables.compute_table import comparable, equally_dear
-from reports.tables.mask_evidence import SlotEvidence
 from reports.tables.published import read_paper, unlike_paper
-
-Verdict = Literal["supported", "refuted", "undecided", "not run"]
 
 # Where the paper has it: any other data is told as such.
 _ON = {"C1": "imagenet100s", "C2": "stl10", "C3": "voc2012"}
 _PRETRAINED_ON = ("imagenet100s", "stl10")
 _SEVERAL_OBJECTS = ("scenes", "clevr", "voc2012")
 _ONE_OBJECT = ("imagenet100s", "imagenet100", "stl10", "cifar10", "cifar100", "digits")
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What some runs say of a claim.
-
-    Attributes:
-        claim: its name.
-        where: data and settings of the runs.
-        verdict: at a level of 0.05.
-        effect: with its interval, in words.
-        test: with its p, in words.
-        n: seeds.
-        needed: seeds that would decide, if effect and noise are as seen; None if not known.
-        runs: folders.
-        elsewhere: whether a run has other data or settings than the paper's, so that the verdict
-            is about these and not about the paper.
-    """
-
-    claim: str
-    where: str
-    verdict: Verdict
-    effect: str = ""
-    test: str = ""
-    n: int = 0
-    needed: int | None = None
-    runs: tuple[str, ...] = ()
-    elsewhere: bool = False
-
-    @property
-    def told(self) -> str:
-        """The verdict as a reader is told it."""
-        decided = self.verdict in ("supported", "refuted")
-        return f"{self.verdict} elsewhere" if decided and self.elsewhere else self.verdict
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """All that claims are judged by."""
-
-    entrants: Mapping[str, Entrant]
-    cells: Mapping[Where, Outcome]
-    headings: Mapping[Evaluation, str]
-    slots: SlotEvidence
-
-    def pairs(self, a: str, b: str) -> Iterator[tuple[Entrant, Entrant]]:
-        """Entrants of two methods that share everything but the method."""
-        own = [one for one in self.entrants.values() if one.control is None]
-        for one in own:
-            for other in own:
-                if (one.method, other.method) == (a, b) and same_setting(one, other):
-                    yield one, other
-
-    def columns(self, kind: str, data: str | None = None) -> list[Evaluation]:
-        """Evaluations of a kind, on one data set."""
-        return [c for c in self.headings if c.kind == kind and data in (None, c.data)]
 
 
 def findings(evidence: Evidence) -> list[Finding]:

@@ -10,7 +10,8 @@ from reports.results.entrants import Entrant
 from reports.results.evaluations import evaluations
 from reports.results.outcomes import outcomes
 from reports.stats import ALPHA
-from reports.tables.claim_tests import Evidence, findings
+from reports.tables.claim_evidence import Evidence
+from reports.tables.claim_tests import findings
 from reports.tables.markup import Cell, Column, Row, Table
 from reports.tables.mask_evidence import SlotEvidence
 from reports.tables.published import read_paper

@@ -8,12 +8,11 @@ from itertools import combinations
 
 import pandas as pd
 
-from reports.results.entrants import Entrant, same_setting
+from reports.results.entrants import EQUAL, Entrant, as_dear, same_setting
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.outcomes import Outcome, outcomes, shown
 from reports.stats import ALPHA, Comparison, compare, holm, lowest_p
-from reports.tables.compute_table import EQUAL
-from reports.tables.markup import Cell, Column, Row, Table, p_cell
+from reports.tables.markup import Cell, Column, Row, Table, number_cell, p_cell
 
 EQUAL_COMPUTE = "equal compute"
 _MOST = 300  # pairs; of more, those with the plain objective, else the first
@@ -112,7 +111,7 @@ def view(a: Entrant, b: Entrant) -> str:
     words = []
     if a.settings and a.settings.get("epochs") == b.settings.get("epochs"):
         words.append("equal epochs")
-    if abs(a.flops - b.flops) <= EQUAL * max(a.flops, b.flops):
+    if as_dear(a, b):
         words.append(EQUAL_COMPUTE)
     return ", ".join(words)
 
@@ -130,7 +129,7 @@ def _row(a: Entrant, b: Entrant, found: Comparison, p: float, where: str) -> Row
             Cell(f"{shown(found.low)} to {shown(found.high)}"),
             p_cell(p),
             p_cell(found.p_sign_flip),
-            Cell() if math.isnan(found.effect) else Cell(f"{found.effect:.2f}", value=found.effect),
+            number_cell(found.effect),
             Cell(str(found.n), value=found.n),
             Cell(
                 "" if found.seeds_needed is None else str(found.seeds_needed),

@@ -8,13 +8,10 @@ from collections.abc import Iterator, Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from reports.results.entrants import Entrant
+from reports.results.entrants import EQUAL, Entrant, as_dear
 from reports.results.labels import SAME
-from reports.results.outcomes import shown
 from reports.results.training_log import Series, paired
-from reports.tables.markup import Cell, Column, Row, Table
-
-EQUAL = 0.05  # share by which the operations of two rows that count as equal may differ
+from reports.tables.markup import Cell, Column, Row, Table, number_cell
 
 # What equal compute changes, beside the method.
 _FREE = ("method", "epochs", "pflops", "turns", "mask_optimiser", "update")
@@ -89,9 +86,7 @@ def equally_dear(one: Entrant, group: Sequence[Entrant]) -> list[Entrant]:
     return [
         other
         for other in group
-        if other is not one
-        and other.method != one.method
-        and abs(other.flops - one.flops) <= EQUAL * max(other.flops, one.flops)
+        if other is not one and other.method != one.method and as_dear(one, other)
     ]
 
 
@@ -111,8 +106,8 @@ def _lines(
                 [
                     Cell(str(epochs), value=epochs if isinstance(epochs, int | float) else None),
                     Cell(f"{one.flops / 1e15:.3g}", value=one.flops),
-                    _percent(last),
-                    _percent(at_equal),
+                    number_cell(last),
+                    number_cell(at_equal),
                     Cell(", ".join(alike)),
                 ],
                 block,
@@ -132,7 +127,3 @@ def _lines(
 def _mean(values: Sequence[float]) -> float:
     known = [value for value in values if not math.isnan(value)]
     return float(np.mean(known)) if known else math.nan
-
-
-def _percent(value: float) -> Cell:
-    return Cell() if math.isnan(value) else Cell(shown(value), value=value)

@@ -54,11 +54,12 @@ def cost_table(entrants: Mapping[str, Entrant]) -> Table | None:
         columns=[Column(name) for name in _COLUMNS],
         rows=rows,
         notes=[
-            "Hours are those of the device named, times the processes that shared a run. PFLOP: "
-            "10^15 floating-point operations, counted from the kernels called, of both players, "
-            "without the online probe. × plain: operations against the objective without masks, of "
-            "the same data and setting. Memory: most at a time, of the device where it is a GPU, "
-            "else of the process. A seed that was interrupted has the time of all its attempts."
+            "Hours are those of the device named; × k: of each of k processes that shared a run. "
+            "PFLOP: 10^15 floating-point operations, counted from the kernels called, of both "
+            "players, without the online probe. × plain: operations against the objective without "
+            "masks, of the same data and setting. Memory: most at a time, of the device where it "
+            "is a GPU, else of the process. A seed that was interrupted has the time of all its "
+            "attempts."
         ],
         data=pd.DataFrame(lines),
     )

@@ -59,6 +59,11 @@ _STYLES: dict[Mark, str] = {
 }
 
 
+def number_cell(value: float, form: str = ".2f") -> Cell:
+    """A number as ``form`` has it; empty where there is none."""
+    return Cell() if math.isnan(value) else Cell(format(value, form), value=value)
+
+
 def p_cell(p: float) -> Cell:
     """A p-value; empty where there is none."""
     return Cell() if math.isnan(p) else Cell("< 0.001" if p < 0.001 else f"{p:.3f}", value=p)

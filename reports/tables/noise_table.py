@@ -12,8 +12,8 @@ from jaxtyping import Float
 from benchmark.result_file import PerImage, main_metric
 from reports.results.evaluations import KEY, Evaluation, evaluations
 from reports.results.images import Arrays, images_of
-from reports.results.outcomes import outcomes, shown
-from reports.tables.markup import Cell, Column, Row, Table
+from reports.results.outcomes import outcomes
+from reports.tables.markup import Column, Row, Table, number_cell
 
 RESAMPLES = 1_000  # of the test images; fewer where there are more images than this allows
 _DRAWS = 20_000_000
@@ -62,7 +62,7 @@ def noise_table(frame: pd.DataFrame) -> Table | None:
             "images": pooled(by_images.get(column, [])),
         }
         if not all(map(math.isnan, found.values())):
-            rows.append(Row(f"{heading} on {column.data}", [*map(_deviation, found.values())]))
+            rows.append(Row(f"{heading} on {column.data}", [*map(number_cell, found.values())]))
             lines.append({"task": column.task, "eval_data": column.data, **found})
     if not rows:
         return None
@@ -116,7 +116,3 @@ def pooled(deviations: Iterable[float]) -> float:
     """The root of the mean variance; NaN without any."""
     known = [deviation**2 for deviation in deviations if not math.isnan(deviation)]
     return math.sqrt(sum(known) / len(known)) if known else math.nan
-
-
-def _deviation(value: float) -> Cell:
-    return Cell() if math.isnan(value) else Cell(shown(value), value=value)

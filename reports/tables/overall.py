@@ -18,9 +18,7 @@ from reports.results.entrants import Entrant, same_setting
 from reports.results.evaluations import Evaluation
 from reports.results.outcomes import Outcome, outcomes, shown
 from reports.stats import t_interval
-from reports.tables.markup import Cell, Column, Row, Table
-
-Scores = Float[np.ndarray, "methods tasks seeds"]
+from reports.tables.markup import Cell, Column, Row, Table, number_cell
 
 
 def interquartile_mean(scores: Float[np.ndarray, "..."]) -> float:
@@ -140,11 +138,11 @@ def _lines(
             Row(
                 one.label,
                 [
-                    Cell(shown(float(rank)), value=float(rank)),
-                    Cell() if math.isnan(middle) else Cell(shown(middle), value=middle),
+                    number_cell(float(rank)),
+                    number_cell(middle),
                     Cell("" if math.isnan(low) else f"{shown(low)} to {shown(high)}"),
                     Cell(str(len(by_seed)), value=len(by_seed)),
-                    Cell("" if math.isnan(better) else shown(better), value=better),
+                    number_cell(better),
                 ],
             ),
             {

@@ -17,7 +17,7 @@ from reports.results.entrants import Entrant
 from reports.results.evaluations import KEY, Evaluation, evaluations
 from reports.results.outcomes import Outcome, outcomes, shown
 from reports.stats import ALPHA
-from reports.tables.markup import Cell, Column, Row, Table
+from reports.tables.markup import Cell, Column, Row, Table, number_cell
 from reports.tables.score_tables import WHY
 
 Verdict = Literal["reproduced", "above", "below", "undecided", "not comparable"]
@@ -112,7 +112,7 @@ def published_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Tab
         cells = [
             Cell(f"{shown(theirs.mean)} ± {shown(theirs.std)}", value=theirs.mean),
             _ours(ours),
-            _signed(difference),
+            number_cell(difference, "+.2f"),
             Cell("" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"),
             Cell(f"{verdict}: {_told(differs)}" if differs else verdict, runs=ours.runs),
         ]
@@ -194,22 +194,26 @@ def _welch_interval(ours: Outcome, theirs: Published, seeds: int) -> tuple[float
 def unlike_paper(one: Entrant) -> list[str]:
     """The settings of pretraining, by key, in which an entrant is not the paper's."""
     paper = read_paper()
-    names = {"objective": one.objective, "encoder": one.encoder}
-    own = {**one.settings, **names}
     wanted = {**paper.settings, **paper.methods.get(one.method, {})}
-    return [key for key, value in wanted.items() if own.get(key) != value]
+    return [key for key, _, _ in _unlike(one, wanted)]
+
+
+def _unlike(one: Entrant, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The keys of which an entrant has another value than is wanted, with both values."""
+    names = {"data": one.data, "objective": one.objective, "encoder": one.encoder}
+    own = {**one.settings, **names}
+    for key, value in wanted.items():
+        if (found := own.get(key, "not known")) != value:
+            yield key, found, value
 
 
 def _differing(
     paper: Paper, theirs: Published, one: Entrant, task: Mapping[str, Any] | None
 ) -> Iterator[str]:
     """The settings that differ: "epochs 6 (published 500)"."""
-    names = {"data": one.data, "objective": one.objective, "encoder": one.encoder}
-    own = {**one.settings, **names}
     wanted = {"data": theirs.data, **paper.settings, **paper.methods.get(theirs.method, {})}
-    for key, value in wanted.items():
-        if own.get(key) != value:
-            yield f"{key} {own.get(key, 'not known')} (published {value})"
+    for key, own, value in _unlike(one, wanted):
+        yield f"{key} {own} (published {value})"
     for key, value in paper.tasks[theirs.task].items():
         if (found := (task or {}).get(key, "not known")) != value:
             yield f"{theirs.task}.{key} {found} (published {value})"
@@ -229,9 +233,4 @@ def _task_settings(frame: pd.DataFrame) -> dict[Evaluation, Mapping[str, Any]]:
 def _ours(ours: Outcome) -> Cell:
     if not ours.n:
         return Cell(remark=", ".join(f"{k} {WHY[why]}" for why, k in ours.lost_by().items()))
-    text = shown(ours.mean) if ours.n == 1 else f"{shown(ours.mean)} ± {shown(ours.std)}"
-    return Cell(text, f"(n={ours.n})", value=ours.mean, runs=ours.runs)
-
-
-def _signed(difference: float) -> Cell:
-    return Cell() if math.isnan(difference) else Cell(f"{difference:+.2f}", value=difference)
+    return Cell(ours.told, f"(n={ours.n})", value=ours.mean, runs=ours.runs)

@@ -11,7 +11,7 @@ import pandas as pd
 from reports.results.commits import named
 from reports.results.evaluations import KEY, Evaluation, evaluations, is_away
 from reports.results.labels import spelled
-from reports.results.outcomes import Outcome, Ranking, Where, outcomes, rank, shown
+from reports.results.outcomes import Outcome, Ranking, Where, outcomes, rank
 from reports.stats import Test
 from reports.tables.markup import Cell, Column, Row, Table
 from reports.tables.score_notes import notes_on, seeds_that_would_decide
@@ -167,11 +167,10 @@ def score_cell(cell: Outcome | None, ranking: Ranking, label: str, asked: int) -
         kinds = cell.lost_by()
         words = ", ".join(f"{WHY[why]} ({k} of {cell.asked})" for why, k in kinds.items())
         return Cell(remark=words, runs=cell.runs)
-    text = shown(cell.mean) if cell.n == 1 else f"{shown(cell.mean)} ± {shown(cell.std)}"
     remark = f"({', '.join([f'n={cell.n}', *lost])})" if lost or cell.n != asked else ""
     rival = ranking.rivals.get(label)
     return Cell(
-        text,
+        cell.told,
         remark,
         "best" if label in ranking.best else "tied" if rival is not None and rival.tied else "",
         cell.mean,

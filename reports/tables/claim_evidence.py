@@ -1,0 +1,70 @@
+"""What claims are judged by, and what comes of it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+from reports.results.entrants import Entrant, same_setting
+from reports.results.evaluations import Evaluation
+from reports.results.outcomes import Outcome, Where
+from reports.tables.mask_evidence import SlotEvidence
+
+Verdict = Literal["supported", "refuted", "undecided", "not run"]
+
+
+@dataclass(frozen=True)
+class Finding:
+    """What some runs say of a claim.
+
+    Attributes:
+        claim: its name.
+        where: data and settings of the runs.
+        verdict: at a level of 0.05.
+        effect: with its interval, in words.
+        test: with its p, in words.
+        n: seeds.
+        needed: seeds that would decide, if effect and noise are as seen; None if not known.
+        runs: folders.
+        elsewhere: whether a run has other data or settings than the paper's, so that the verdict
+            is about these and not about the paper.
+    """
+
+    claim: str
+    where: str
+    verdict: Verdict
+    effect: str = ""
+    test: str = ""
+    n: int = 0
+    needed: int | None = None
+    runs: tuple[str, ...] = ()
+    elsewhere: bool = False
+
+    @property
+    def told(self) -> str:
+        """The verdict as a reader is told it."""
+        decided = self.verdict in ("supported", "refuted")
+        return f"{self.verdict} elsewhere" if decided and self.elsewhere else self.verdict
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """All that claims are judged by."""
+
+    entrants: Mapping[str, Entrant]
+    cells: Mapping[Where, Outcome]
+    headings: Mapping[Evaluation, str]
+    slots: SlotEvidence
+
+    def pairs(self, a: str, b: str) -> Iterator[tuple[Entrant, Entrant]]:
+        """Entrants of two methods that share everything but the method."""
+        own = [one for one in self.entrants.values() if one.control is None]
+        for one in own:
+            for other in own:
+                if (one.method, other.method) == (a, b) and same_setting(one, other):
+                    yield one, other
+
+    def columns(self, kind: str, data: str | None = None) -> list[Evaluation]:
+        """Evaluations of a kind, on one data set."""
+        return [c for c in self.headings if c.kind == kind and data in (None, c.data)]
