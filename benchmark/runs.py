@@ -106,6 +106,8 @@ class Run:
         return not self.error_files and all(path.exists() for path in outputs)
 
 
+_HINTS = get_type_hints(Run)
+
 NAMED = ("method", "objective", "encoder", "data", "preset", "seed")
 
 # What config.yaml repeats of a run's plan, so that the folder can be found and read again.
@@ -157,9 +159,8 @@ def restored(noted: object, folder: Path) -> Run:
     given = {"varied": [], "update": "alternating", **dict(noted)}  # type: ignore[call-overload]
     if unlike := sorted(set(given) ^ set(_IDENTITY)):
         raise ValueError(f"{unlike[0]} is missing from the run or too much")
-    hints = get_type_hints(Run)
     for key, value in given.items():
-        if fault := misfit(value, hints[key], key):
+        if fault := misfit(value, _HINTS[key], key):
             raise ValueError(fault)
     return Run(**{**given, "varied": tuple(given["varied"])}, folder=folder, tasks=())
 
@@ -184,15 +185,25 @@ def read_config(folder: Path) -> tuple[Run, dict[str, Any]]:
 
 
 def _plain_yaml(text: str) -> Any:
-    """What `yaml.safe_dump` wrote of a configuration: no tags of Python, and no anchors.
+    """What `yaml.safe_dump` wrote of a configuration: no tags of Python, no anchors, few levels.
 
-    A few lines of anchors unfold to more than fits in memory, or to what contains itself. The
-    loader is that of libyaml where there is one, which reads eight times as fast.
+    A few lines of anchors unfold to more than fits in memory, or to what contains itself; levels
+    fill the stack. The loader is that of libyaml where there is one, which reads eight times as
+    fast.
     """
     loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, loader)):
-        raise yaml.YAMLError("it repeats a part by an anchor")
+    level = 0
+    for event in yaml.parse(text, loader):
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.YAMLError("it repeats a part by an anchor")
+        level += isinstance(event, yaml.CollectionStartEvent)
+        level -= isinstance(event, yaml.CollectionEndEvent)
+        if level > _MOST_LEVELS:
+            raise yaml.YAMLError("it is nested too deeply")
     return yaml.load(text, loader)
+
+
+_MOST_LEVELS = 100
 
 
 def finished_beside(runs: Sequence[Run]) -> Iterator[Run]:

@@ -49,14 +49,21 @@ def misfit(value: object, hint: Any, place: str) -> str | None:
     fixed = kind is tuple and inner[-1] is not ...
     if fixed and isinstance(value, list) and len(value) != len(inner):
         return f"{place} has {len(value)} parts where {len(inner)} are expected"
-    parts = _parts(value, kind, inner, place)
-    faults = (misfit(*part) for part in parts if not _is_fit_leaf(*part[:2]))
-    return next((fault for fault in faults if fault is not None), None)
+    for part, each, name in _parts(value, kind, inner):
+        if each is Any or (each in _LEAVES and _is(part, each)):
+            continue  # as most are, which need no words
+        if (fault := misfit(part, each, _place(place, name))) is not None:
+            return fault
+    return None
 
 
-def _is_fit_leaf(value: object, hint: Any) -> bool:
-    """Whether a value is a plain one that fits, as most are, which need no words."""
-    return hint is Any or (hint in _LEAVES and _is(value, hint))
+def _place(place: str, name: str | int | None) -> str:
+    """What words call a part of what they call ``place``."""
+    if name is None:
+        return f"a key of {place}"
+    if isinstance(name, int):
+        return f"{place}[{name}]"
+    return f"{place}.{name if name.isprintable() else ascii(name)}"
 
 
 _LEAVES = frozenset((bool, float, int, str))
@@ -91,21 +98,19 @@ def _is_text(character: str) -> bool:
 
 
 def _parts(
-    value: Any, kind: Any, inner: tuple[Any, ...], place: str
-) -> Iterator[tuple[object, Any, str]]:
-    """Each part of a value with its type and what words call it."""
+    value: Any, kind: Any, inner: tuple[Any, ...]
+) -> Iterator[tuple[object, Any, str | int | None]]:
+    """Each part of a value with its type and name: a key, a number, or None for keys themselves."""
     if _is_record(kind):
         for name, hint in _hints(kind).items():
             if name in value:
-                yield value[name], hint, f"{place}.{name}"
+                yield value[name], hint, name
     elif kind is dict and inner:
-        yield from ((name, inner[0], f"a key of {place}") for name in value)
-        for name, part in value.items():
-            yield part, inner[1], f"{place}.{name if name.isprintable() else ascii(name)}"
+        yield from ((name, inner[0], None) for name in value)
+        yield from ((part, inner[1], name) for name, part in value.items())
     elif kind in (list, tuple) and inner:
         each = [*inner] if kind is tuple and inner[-1] is not ... else [inner[0]] * len(value)
-        for number, (part, hint) in enumerate(zip(value, each, strict=True)):
-            yield part, hint, f"{place}[{number}]"
+        yield from ((part, hint, k) for k, (part, hint) in enumerate(zip(value, each, strict=True)))
 
 
 def _wrong(value: object, kinds: tuple[Any, ...], place: str) -> str:

@@ -11,7 +11,6 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
-_FROM = "reports.notebook"
 __all__ = [
     "all_tables",
     "load",
@@ -27,4 +26,5 @@ def __getattr__(name: str) -> Any:
     # When asked for: pandas and matplotlib take seconds, and a command may need neither.
     if name not in __all__:
         raise AttributeError(f"module 'reports' has no attribute {name!r}")
-    return getattr(import_module(_FROM), name)
+    module = "reports.results.load" if name == "load" else "reports.notebook"
+    return getattr(import_module(module), name)

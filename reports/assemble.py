@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
 
 from benchmark.runs import Run
-from reports.material import NOT_TABULATED, chapters, gather
+from reports.material import NOT_TABULATED, Material, chapters, gather
+from reports.meanwhile import meanwhile
 from reports.page.report import Picture, Report, Section
 from reports.page.run_pages import run_pages, without_broken
 from reports.page.summary import summary
@@ -26,6 +29,7 @@ def assemble(
     command: str = "",
     commit: str | None = None,
     test: Test = "t",
+    fork: bool = False,
 ) -> Report:
     """Make everything that the results have something for.
 
@@ -38,25 +42,24 @@ def assemble(
         command: that makes the report.
         commit: of the code that makes it.
         test: see `reports.tables.score_tables.score_tables`.
+        fork: draw in a process of its own, see `reports.meanwhile.meanwhile`.
     """
-    material = gather(frame, configs)
+    material = gather(frame, configs, runs)
     notes = [f"Command: `{' '.join(command.split())}`"] if command else []
     if commit is not None:
         notes.append(f"The table was written at commit {commit[:10]}.")
-    tables = chapters(material, test=test, notes=notes)
-    pictures: Mapping[str, Sequence[Picture]] = {}
-    if figures is not None:
-        from reports.figures.pictures import draw  # here, as matplotlib takes a second to import
-
-        pictures = draw(material, figures)
+    drawing = partial(_drawn, material, figures)
+    with meanwhile(drawing) if fork else nullcontext(drawing) as drawn:
+        tables = chapters(material, test=test, notes=notes)
+        (claims,) = (table for table in tables["Beside the paper"] if table.name == "claims")
+        sentences = [*summary(material.tabulated, material.entrants, claims, test=test)]
+        pages, broken = without_broken(run_pages(material.frame, runs))
+        pictures = drawn()
     sections = [Section(k, tables=own, pictures=pictures.get(k, [])) for k, own in tables.items()]
-    (claims,) = (table for table in tables["Beside the paper"] if table.name == "claims")
-    sentences = [*summary(material.tabulated, material.entrants, claims, test=test)]
     presets = set(material.frame["preset"]) & set(NOT_TABULATED)
     sentences += [
         f"The scores of preset={p}, an ablation, are in no table of them." for p in presets
     ]
-    pages, broken = without_broken(run_pages(material.frame, runs))
     return Report(
         title="maskbench report",
         summary=sentences,
@@ -67,3 +70,11 @@ def assemble(
         command=command,
         commit=commit,
     )
+
+
+def _drawn(material: Material, folder: Path | None) -> Mapping[str, Sequence[Picture]]:
+    if folder is None:
+        return {}
+    from reports.figures.pictures import draw  # here, as matplotlib takes a second to import
+
+    return draw(material, folder)

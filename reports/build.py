@@ -61,6 +61,7 @@ def build(
     left_out: Sequence[str] = (),
     test: Test = "t",
     page: bool = True,
+    fork: bool = False,
 ) -> Built:
     """Write the report of some runs.
 
@@ -73,6 +74,7 @@ def build(
         left_out: what else lies in the folders, in sentences.
         test: see `reports.tables.score_tables.score_tables`.
         page: whether figures and the HTML page are wanted too, which take seconds.
+        fork: see `reports.assemble.assemble`.
     """
     with exclusive(out, lambda owner: print(f"{out}: waiting for {owner}", file=sys.stderr)):
         report = assemble(
@@ -84,6 +86,7 @@ def build(
             command=command,
             commit=commit,
             test=test,
+            fork=fork and page,
         )
         paths = write_tables(report, out)
         if page:
@@ -119,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             left_out=found.left_out,
             test=options.test,
             page=not options.tables,
+            fork=sys.platform == "linux",
         )
     except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

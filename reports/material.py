@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmark.runs import Run
 from reports.results.entrants import Entrant, entrants
 from reports.results.images import images_checked
 from reports.results.labels import Config
@@ -62,17 +63,21 @@ class Material:
         return self.scored[~self.scored["preset"].isin(NOT_TABULATED)]
 
 
-def gather(frame: pd.DataFrame, configs: Mapping[str, Config]) -> Material:
+def gather(
+    frame: pd.DataFrame, configs: Mapping[str, Config], runs: Sequence[Run] = ()
+) -> Material:
     """Read what else the runs of a frame left.
 
     Args:
         frame: as `reports.results.collect.collect` makes it.
         configs: resolved configurations by hash8.
+        runs: of the frame, as far as known; the others' are read again.
     """
     checked = images_checked(frame)
     own = entrants(checked, configs)
     folders = {Path(run): one.hash8 for one in own.values() for run in one.runs.values()}
-    masks = of_runs(folders, {one.hash8: one.label for one in own.values()})
+    known = {run.folder: (run, configs[run.hash8]) for run in runs if run.hash8 in configs}
+    masks = of_runs(folders, {one.hash8: one.label for one in own.values()}, known)
     logs, illegible = read_series(str(folder) for folder in folders)
     problems = [*checked["problem"].dropna().unique(), *masks.problems, *illegible]
     return Material(checked, own, masks.configurations, logs, problems)

@@ -1,9 +1,8 @@
-"""What a notebook asks for: one tidy frame, tables and figures of it."""
+"""What a notebook asks for: tables and figures of the frame of `load`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from collections.abc import Callable
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -13,37 +12,12 @@ from reports.figures.score_plots import plot_compute as _plot_compute
 from reports.figures.score_plots import plot_points as plot_points
 from reports.figures.training_plots import plot_curves as _plot_curves
 from reports.material import chapters, gather
-from reports.results.collect import COLUMNS, collect
 from reports.results.entrants import Entrant, entrants
-from reports.results.found import find
-from reports.results.labels import flattened
+from reports.results.load import settings_of
 from reports.results.training_log import read_series
 from reports.stats import Test
 from reports.tables.ablations import varied_alone
 from reports.tables.markup import Table
-
-
-def load(*folders: str | Path) -> pd.DataFrame:
-    """Every result below some folders as one tidy frame.
-
-    Returns:
-        One row per run, task, evaluation seed and metric, with the columns that
-        `reports.results.collect` has and one for each key of the resolved configurations.
-        ``attrs["left_out"]`` names what lies there and is in no row, or cannot be trusted.
-
-    Raises:
-        UserError: if a folder is none, or there is no run.
-    """
-    found = find([Path(folder) for folder in folders])
-    frame = collect(found.runs, found.configs)
-    keys = pd.DataFrame.from_dict(
-        {h: flattened(config) for h, config in found.configs.items()}, orient="index"
-    )
-    keys = keys.drop(columns=[key for key in keys if key in COLUMNS or str(key).startswith("run.")])
-    problems = [str(problem) for problem in frame["problem"].dropna().unique()]
-    frame = frame.join(keys, on="hash8")
-    frame.attrs["left_out"] = [*found.left_out, *problems]
-    return frame
 
 
 def all_tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
@@ -51,7 +25,7 @@ def all_tables(frame: pd.DataFrame, test: Test = "t") -> dict[str, Table]:
 
     Files that are broken are passed over; `reports/build.py` names them.
     """
-    made = chapters(gather(frame, _configs(frame)), test=test)
+    made = chapters(gather(frame, settings_of(frame)), test=test)
     return {one.name: one for tables in made.values() for one in tables}
 
 
@@ -98,14 +72,4 @@ def _drawn(draw: Callable[[], Figure | None], otherwise: str) -> Figure:
 
 
 def _entrants(frame: pd.DataFrame) -> dict[str, Entrant]:
-    return entrants(frame, _configs(frame))
-
-
-def _configs(frame: pd.DataFrame) -> dict[str, Mapping[str, object]]:
-    """The settings that the frame's own columns hold, by hash8."""
-    keys = [key for key in frame if key not in COLUMNS]
-    firsts = frame.drop_duplicates("hash8").set_index("hash8")[keys]
-    return {
-        str(h): {str(k): v for k, v in line.items() if isinstance(v, list) or pd.notna(v)}
-        for h, line in firsts.to_dict("index").items()
-    }
+    return entrants(frame, settings_of(frame))

@@ -41,7 +41,12 @@ def themed() -> Iterator[None]:
         with (
             sns.plotting_context("paper", font_scale=1.1),
             matplotlib.rc_context(
-                {"text.color": INK, "axes.labelcolor": INK, "axes.titlesize": 10}
+                {
+                    "text.color": INK,
+                    "axes.labelcolor": INK,
+                    "axes.titlesize": 10,
+                    "axes.titley": 1.0,  # else every drawing looks for the place anew
+                }
             ),
         ):
             yield
@@ -95,6 +100,9 @@ def save(figure: Figure, path: Path) -> None:
     The same figure gives the same bytes.
     """
     FigureCanvasAgg(figure)
+    if (layout := figure.get_layout_engine()) is not None:
+        layout.execute(figure)
+        figure.set_layout_engine(None)  # found once; else each format would draw twice, to find it
     formats: dict[str, dict[str, Any]] = {
         "png": {"dpi": DPI},
         "pdf": {"metadata": {"CreationDate": None}},
@@ -102,4 +110,3 @@ def save(figure: Figure, path: Path) -> None:
     for kind, options in formats.items():
         draw = partial(figure.savefig, format=kind, facecolor="white", **options)
         write_atomically(path.with_suffix(f".{kind}"), draw)
-        figure.set_layout_engine("none")  # which keeps the layout, and does not find it again

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -44,7 +45,7 @@ class Evaluation:
     protocol_id: str
     fingerprint: str
 
-    @property
+    @cached_property
     def kind(self) -> str:
         """What the task does, by the end of its name: `cifar10_linear` is `linear`."""
         names = [name for name in HEADINGS if self.task == name or self.task.endswith(f"_{name}")]

@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from reports.results.labels import differences, row_labels
+from benchmark.runs import Run
+from reports.results.labels import Config, differences, row_labels
 from reports.results.masked_run import FILE, MaskedRun, read_run
 
 
@@ -65,19 +66,24 @@ def find(folders: Sequence[Path]) -> Found:
     return Found(configurations, problems)
 
 
-def of_runs(folders: Mapping[Path, str], labels: Mapping[str, str]) -> Found:
+def of_runs(
+    folders: Mapping[Path, str],
+    labels: Mapping[str, str],
+    known: Mapping[Path, tuple[Run, Config]] | None = None,
+) -> Found:
     """The configurations with masks among runs, in their order.
 
     Args:
         folders: of the runs, with the hash8 of each.
         labels: by hash8.
+        known: runs and their configurations by folder, as far as they have been read.
     """
     groups: dict[str, list[MaskedRun]] = defaultdict(list)
     problems = []
     for folder, hash8 in folders.items():
         if (folder / FILE).exists():
             try:
-                masked = read_run(folder)
+                masked = read_run(folder, (known or {}).get(folder))
             except (ValueError, OSError) as error:
                 problems.append(str(error))
             else:

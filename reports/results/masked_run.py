@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -12,6 +12,7 @@ from jaxtyping import UInt8
 
 from benchmark.array_file import read_arrays
 from benchmark.files import read_json
+from benchmark.mask_metrics import empty_share, mask_statistics
 from benchmark.runs import Run, read_config
 from benchmark.type_check import misfit
 from reports.results.training_log import read_log
@@ -39,10 +40,18 @@ class MaskFile:
 
 @dataclass(frozen=True)
 class MaskedRun:
-    """A run with masks; its files are read when asked for, since many do not fit in memory."""
+    """A run with masks; its files are read when asked for, since many do not fit in memory.
+
+    Attributes:
+        run: that left them.
+        config: resolved.
+        statistics: number of ``images`` and ``slots``, `benchmark.mask_metrics.mask_statistics`,
+            and the ``empty`` share of the slots.
+    """
 
     run: Run
     config: Mapping[str, Any]
+    statistics: Mapping[str, float]
 
     def mask_file(self) -> MaskFile:
         """Read the masks.
@@ -95,20 +104,27 @@ class MaskedRun:
         return str(state.get("commit") or "unknown")[:length] + dirty * bool(state.get("dirty"))
 
 
-def read_run(folder: Path) -> MaskedRun:
+def read_run(folder: Path, known: tuple[Run, Mapping[str, Any]] | None = None) -> MaskedRun:
     """The run in a folder, after a look at all of its files that reports read.
+
+    Args:
+        folder: of the run.
+        known: the run and its configuration, if these have been read.
 
     Raises:
         ValueError: naming the file, if one is broken.
         OSError: if one cannot be read.
     """
-    masked = MaskedRun(*read_config(folder))
-    if fault := misfit(masked.config.get("method", {}), dict[str, Any], "method"):
+    run, config = known or read_config(folder)
+    if fault := misfit(config.get("method", {}), dict[str, Any], "method"):
         raise _broken(folder / "config.yaml", fault)
-    masked.mask_file()
-    masked.lines()
+    masked = MaskedRun(run, config, {})
     masked.commit()
-    return masked
+    masks = masked.mask_file().masks
+    images, slots = masks.shape[:2]
+    empty = empty_share(masked.lines(), slots)
+    about = {"images": images, "slots": slots, **mask_statistics(masks), "empty": empty}
+    return replace(masked, statistics=about)
 
 
 def _broken(path: Path, why: str) -> ValueError:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 import pandas as pd
@@ -39,7 +40,7 @@ class Outcome:
     @cached_property
     def by_seed(self) -> dict[int, float]:
         """Score by seed of pretraining."""
-        return {seed: float(np.mean(scores)) for seed, scores in self.scores.items()}
+        return {seed: fmean(scores) for seed, scores in self.scores.items()}
 
     @property
     def n(self) -> int:
@@ -54,7 +55,7 @@ class Outcome:
     @cached_property
     def mean(self) -> float:
         """Over seeds of pretraining; NaN without one."""
-        return float(np.mean(list(self.by_seed.values()))) if self.n else math.nan
+        return fmean(self.by_seed.values()) if self.n else math.nan
 
     @cached_property
     def std(self) -> float:
@@ -89,11 +90,15 @@ def outcomes(frame: pd.DataFrame, label: str = "label") -> dict[Where, Outcome]:
         label: the column of the frame that tells rows apart.
     """
     main = frame[frame["main"]]
-    columns = [label, *KEY, "seed", "value", "status", "hash8", "run"]
-    cells: dict[Where, list[tuple[int, float, str, str, str]]] = {}
-    for name, *key, seed, value, status, hash8, run in main[columns].itertuples(index=False):
-        cells.setdefault((name, Evaluation(*key)), []).append((seed, value, status, hash8, run))
-    return {where: _outcome(results) for where, results in cells.items()}
+    wheres = zip(*(main[name].tolist() for name in (label, *KEY)), strict=True)
+    results = zip(*(main[name].tolist() for name in _RESULT), strict=True)
+    cells: dict[tuple[str, ...], list[tuple[int, float, str, str, str]]] = {}
+    for where, result in zip(wheres, results, strict=True):
+        cells.setdefault(where, []).append(result)
+    return {(name, Evaluation(*key)): _outcome(own) for (name, *key), own in cells.items()}
+
+
+_RESULT = ("seed", "value", "status", "hash8", "run")
 
 
 def _outcome(results: Sequence[tuple[int, float, str, str, str]]) -> Outcome:
@@ -162,16 +167,11 @@ def rank(column: Mapping[str, Outcome], test: Test = "t") -> Ranking:
         if label not in best
     }
     adjusted = holm([comparison.p(test) for comparison in compared.values()])
+    tests = sum(not math.isnan(p) for p in adjusted)
     rivals = {}
     for (label, comparison), p in zip(compared.items(), adjusted, strict=True):
+        # Whether the test could have found a difference in this family, however large.
+        can_reject = not math.isnan(p) and lowest_p(comparison.n, test) * tests <= ALPHA
         rival = Rival(comparison, p, tied=False)
-        told = not math.isnan(p) and _can_reject(comparison, compared, test)
-        tied = told and not rival.worse
-        rivals[label] = Rival(comparison, p, tied)
+        rivals[label] = Rival(comparison, p, tied=can_reject and not rival.worse)
     return Ranking(best, rivals)
-
-
-def _can_reject(comparison: Comparison, family: Mapping[str, Comparison], test: Test) -> bool:
-    """Whether the test could have found a difference in the family, however large."""
-    tests = sum(not math.isnan(other.p(test)) for other in family.values())
-    return lowest_p(comparison.n, test) * tests <= ALPHA

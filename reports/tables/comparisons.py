@@ -94,15 +94,18 @@ def _pairs(
         if _alike(a, b)
     ]
     for column in dict.fromkeys(column for _, column in cells):
-        seeds = {h: cell.by_seed.keys() for (h, other), cell in cells.items() if other == column}
+        seeds = {h: {*cell.by_seed} for (h, other), cell in cells.items() if other == column}
         for a, b in alike:
-            if len(seeds.get(a.hash8, set()) & seeds.get(b.hash8, set())) > 1:
+            if len(seeds.get(a.hash8, _NONE) & seeds.get(b.hash8, _NONE)) > 1:
                 yield a, b, column
+
+
+_NONE: frozenset[int] = frozenset()
 
 
 def _alike(a: Entrant, b: Entrant) -> bool:
     """Whether a difference can be put down to the method: one setting, or as many operations."""
-    paid = a.data == b.data and a.objective == b.objective and EQUAL_COMPUTE in view(a, b)
+    paid = a.data == b.data and a.objective == b.objective and as_dear(a, b)
     return same_setting(a, b) or paid
 
 

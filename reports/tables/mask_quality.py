@@ -15,8 +15,6 @@ from benchmark.mask_metrics import (
     CONTROLS,
     EMPTY,
     SCORES,
-    empty_share,
-    mask_statistics,
     with_controls,
 )
 from reports.results.mask_runs import Configuration, origin
@@ -94,27 +92,27 @@ def summarise(frame: pd.DataFrame) -> pd.DataFrame:
     Every figure becomes ``<figure>_mean`` and the sample standard deviation ``<figure>_std``;
     ``<score>_above`` counts the seeds in which a score exceeds both of its controls.
     """
-    about = ["label", "data", "method", "objective", "encoder", "preset"]
+    seeds = frame.groupby("hash8", sort=False)
     areas = [f"area_{k}" for k in range(1, int(frame["slots"].max()) + 1)]
     figures = ["area", *areas, *(f"{area}_spread" for area in areas), "overlap", "binary", "empty"]
-    scores = [score for score in SCORES if score in frame]
-    lines = []
-    for _, seeds in frame.groupby("hash8", sort=False):
-        line: dict[Hashable, Any] = {
-            **seeds.iloc[0][[*about, "hash8", "images", "slots"]].to_dict(),
-            "n": len(seeds),
-            "seeds": " ".join(map(str, seeds["seed"])),
-            "commits": " ".join(seeds["commit"].unique()),
-        }
-        for name in figures:
-            line |= _spread(seeds, name)
-        for score in scores:
-            controls = [f"{score}_{control}" for control in CONTROLS]
-            for name in (score, *controls):
-                line |= _spread(seeds, name)
-            line[f"{score}_above"] = int((seeds[score] > seeds[controls].max(axis=1)).sum())
-        lines.append(line)
-    return pd.DataFrame(lines)
+    scores = {s: [f"{s}_{control}" for control in CONTROLS] for s in SCORES if s in frame}
+    names = [*figures, *(name for score, own in scores.items() for name in (score, *own))]
+    means, deviations = seeds[names].mean(), seeds[names].std(ddof=1)
+    about = ["label", "data", "method", "objective", "encoder", "preset", "hash8"]
+    firsts = seeds[[*about, "images", "slots"]].head(1).set_index("hash8", drop=False)
+    columns = {
+        "n": seeds.size(),
+        "seeds": seeds["seed"].agg(lambda own: " ".join(map(str, own))),
+        "commits": seeds["commit"].agg(lambda own: " ".join(own.unique())),
+    }
+    for name in figures:
+        columns |= {f"{name}_mean": means[name], f"{name}_std": deviations[name]}
+    for score, controls in scores.items():
+        for name in (score, *controls):
+            columns |= {f"{name}_mean": means[name], f"{name}_std": deviations[name]}
+        above = frame[score] > frame[controls].max(axis=1)
+        columns[f"{score}_above"] = above.groupby(frame["hash8"], sort=False).sum()
+    return pd.concat([firsts, pd.DataFrame(columns)], axis=1).reset_index(drop=True)
 
 
 def write_quality(configurations: Sequence[Configuration], out: Path) -> list[Path]:
@@ -149,15 +147,11 @@ def quality_tables(summary: pd.DataFrame, configurations: Sequence[Configuration
 
 
 def _figures(masked: MaskedRun, known: Mapping[str, float] | None) -> dict[str, float]:
-    file = masked.mask_file()
-    images, slots = file.masks.shape[:2]
-    found = {"images": images, "slots": slots, **mask_statistics(file.masks)}
-    found["empty"] = empty_share(masked.lines(), slots)
     if known is not None:
-        found |= known
-    elif file.segments is not None:
-        found |= with_controls(file.masks, file.segments)
-    return found
+        return {**masked.statistics, **known}
+    file = masked.mask_file()
+    scores = {} if file.segments is None else with_controls(file.masks, file.segments)
+    return {**masked.statistics, **scores}
 
 
 def _table(data: str, lines: pd.DataFrame, configurations: Sequence[Configuration]) -> Table:
@@ -189,10 +183,6 @@ def _table(data: str, lines: pd.DataFrame, configurations: Sequence[Configuratio
         notes=[*(_SCORES_NOTE if scores else [_NO_SCORES_NOTE]), *_STATISTICS_NOTE],
         data=lines,
     )
-
-
-def _spread(seeds: pd.DataFrame, name: str) -> dict[Hashable, float]:
-    return {f"{name}_mean": seeds[name].mean(), f"{name}_std": seeds[name].std(ddof=1)}
 
 
 def _known(lines: pd.DataFrame, column: str) -> "pd.Series[bool]":

@@ -62,12 +62,8 @@ class Paper:
 
     def cell(self, method: str, column: Evaluation, data: str) -> Published | None:
         """What the paper has for a method on the data of a column; its own pretraining first."""
-        found = [
-            score
-            for score in self.scores
-            if (score.method, score.eval_data, score.task)
-            == (method, column.data, _PLAIN.get(column.kind, column.kind))
-        ]
+        where = (method, column.data, _PLAIN.get(column.kind, column.kind))
+        found = [s for s in self.scores if (s.method, s.eval_data, s.task) == where]
         return min(found, key=lambda score: score.data != data, default=None)
 
 

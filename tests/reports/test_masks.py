@@ -311,7 +311,7 @@ BOMB = "".join(f"{b}: &{b} [{', '.join([f'*{a}'] * 9)}]\n" for a, b in pairwise(
     "text",
     [
         None, "a: 1", "run: {seed: 0}", "run: []", "[", "\0", "[" * 50_000,
-        "a: &a {a: *a}", "a: &a [x]\n" + BOMB,
+        "[" * 50_000 + "]" * 50_000, "- " * 50_000, "a: &a {a: *a}", "a: &a [x]\n" + BOMB,
     ],
 )  # fmt: skip
 def test_masks__no_configuration(adios: Path, text) -> None:
