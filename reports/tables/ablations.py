@@ -44,6 +44,7 @@ def ablation_tables(
         hashes = {one.hash8 for group in groups for one in group}
         asked = max(cell.asked for (hash8, _), cell in cells.items() if hash8 in hashes)
         rows: list[Row] = []
+        lines: list[dict[str, object]] = []
         rivals: dict[str, list[Rival]] = {}
         for number, group in enumerate(groups):
             rankings = {column: _ranked(group, column, cells, test) for column in shown}
@@ -55,6 +56,17 @@ def ablation_tables(
                 ]
                 value = f"{key.split('.')[-1]}={one.settings.get(key)}"
                 rows.append(Row(f"{label}, {value}", row, f"group{number}"))
+                for column in shown:
+                    if (cell := cells.get((one.hash8, column))) is not None:
+                        lines.append(
+                            {
+                                "block": number + 1,
+                                "label": label,
+                                "setting": key,
+                                "value": one.settings.get(key),
+                                **_line(cell, column),
+                            }
+                        )
             for column, heading in shown.items():
                 own = rivals.setdefault(f"{heading} on {column.data}", [])
                 own += rankings[column].rivals.values()
@@ -70,7 +82,22 @@ def ablation_tables(
             rows=rows,
             notes=[*underlining(rivals, test, among="block")],
             head="Setting",
+            data=pd.DataFrame(lines),
         )
+
+
+def _line(cell: Outcome, column: Evaluation) -> dict[str, object]:
+    return {
+        "task": column.task,
+        "eval_data": column.data,
+        "mean": cell.mean,
+        "std": cell.std,
+        "low": cell.interval[0],
+        "high": cell.interval[1],
+        "n": cell.n,
+        "hash8": cell.hash8,
+        "protocol_id": column.protocol_id,
+    }
 
 
 def block_label(one: Entrant, groups: Sequence[Sequence[Entrant]]) -> str:

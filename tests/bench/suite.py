@@ -35,7 +35,10 @@ from benchmark.launcher import ALLOCATOR
 
 HERE = Path(__file__).resolve().parent
 ON_GPU = ("step", "augmentation", "probe")
-PARTS = (*ON_GPU, "data_parallel", "startup", "superpixels", "memory", "scaling", "sweeps")
+PARTS = (
+    *ON_GPU,
+    *("data_parallel", "startup", "superpixels", "memory", "scaling", "sweeps", "report_speed"),
+)
 _MEASURE = "import sys; from measure import write_rows; write_rows(*sys.argv[1:])"
 
 

@@ -3,7 +3,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from reports.results.collect import collect
 from reports.results.entrants import entrants
@@ -110,6 +112,21 @@ def test_ablation_tables__cells(mixed) -> None:
     assert len({row.block for row in table.rows}) == 1
     assert table.rows[2].cells[0].runs == tuple(str(run.folder) for run in runs[:2])
     assert not any("cannot find a row worse" in note for note in table.notes)  # a lone seed rests
+
+
+def test_ablation_tables__numbers_to_go_on_with(mixed) -> None:
+    made = mixed({"a": config(0.1), "b": config(0.2)}, {"a": [40.0, 42.0], "b": [None, 50.0]})
+    (table,) = tables(*made)
+    lines = {line["hash8"]: line for line in table.data.to_dict("records")}
+    assert [lines[h]["value"] for h in "ab"] == [0.1, 0.2]
+    assert {line["setting"] for line in lines.values()} == {"method.budget"}
+    assert [lines[h]["n"] for h in "ab"] == [2, 1]
+    assert lines["a"]["mean"] == 41.0
+    assert lines["a"]["std"] == pytest.approx(np.std([40, 42], ddof=1))
+    low, high = stats.t.interval(0.95, 1, loc=41, scale=stats.sem([40, 42]))
+    assert (lines["a"]["low"], lines["a"]["high"]) == pytest.approx((low, high))
+    assert lines["b"]["mean"] == 50.0
+    assert np.isnan(lines["b"]["std"])
 
 
 def test_ablation_tables__blocks_are_ranked_apart_and_told_apart(mixed) -> None:
