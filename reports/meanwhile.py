@@ -3,48 +3,69 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
+import threading
 from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from typing import TypeVar, cast
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from typing import TypeVar
 
 Result = TypeVar("Result")
-
-_work: Callable[[], object]  # of the process that does it
 
 
 @contextmanager
 def meanwhile(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     """Do some work in a copy of this process; yields what waits for its result.
 
-    The copy has everything that is in memory here, at no cost, and hands back its result, or the
-    exception that it raised. A process with threads that may hold a lock is not to be copied:
-    neither one that trains nor, on macOS, any.
+    The copy has everything that is in memory here, at no cost, and ends with its work, or with this
+    process. Threads are not copied, and a lock that one holds stays shut in the copy: neither is a
+    process that trains to be copied nor, on macOS, any. The thread that keeps a report's folder
+    locked holds none that the work needs.
 
     Raises:
-        ChildProcessError: on waiting, if the copy was killed.
+        ValueError, OSError: on waiting, as the work did.
+        ChildProcessError: on waiting, if the copy ended otherwise; it has printed why.
     """
     context = multiprocessing.get_context("fork")
-    with ProcessPoolExecutor(1, context, initializer=_keep, initargs=(work,)) as pool:
-        done = pool.submit(_do)
+    receiver, sender = context.Pipe(duplex=False)
+    process = context.Process(target=_do, args=(work, receiver, sender))
+    process.start()
+    sender.close()
 
-        def result() -> Result:
-            try:
-                return cast(Result, done.result())
-            except BrokenProcessPool as error:
-                raise ChildProcessError(
-                    "a process of this report was killed, as happens where memory is short; free "
-                    "some and start again"
-                ) from error
+    def result() -> Result:
+        try:
+            outcome = receiver.recv()
+        except EOFError as error:
+            process.join()
+            raise ChildProcessError(
+                f"a process of this report ended without a result (exit status {process.exitcode}"
+                "; -9: killed, as happens where memory is short); start again"
+            ) from error
+        if isinstance(outcome, Exception):
+            raise outcome
+        found: Result = outcome
+        return found
 
+    try:
         yield result
+    finally:
+        receiver.close()
+        process.join()
 
 
-def _keep(work: Callable[[], object]) -> None:
-    global _work
-    _work = work
+def _do(work: Callable[[], object], receiver: Connection, sender: Connection) -> None:
+    receiver.close()  # of which this process has a copy: open, it would look as if somebody read
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+    try:
+        outcome = work()
+    except (ValueError, OSError) as error:
+        outcome = error
+    with suppress(BrokenPipeError):  # where nobody waits for it any more
+        sender.send(outcome)
 
 
-def _do() -> object:
-    return _work()
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    wait([parent.sentinel])
+    os._exit(1)

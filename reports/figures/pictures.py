@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +14,9 @@ from reports.figures.mask_curves import write_curves
 from reports.figures.mask_gallery import write_galleries
 from reports.figures.score_plots import MOST_ROWS, plot_compute, plot_points
 from reports.figures.style import save, themed
-from reports.figures.training_plots import plot_curves, plot_overlap
+from reports.figures.training_plots import MOST_CURVES, logged, plot_curves, plot_overlap
 from reports.material import Material
 from reports.page.report import Picture
-from reports.results.entrants import Entrant
 from reports.results.mask_runs import Configuration
 from reports.tables.ablations import ablation_names, also_varied, varied_alone
 
@@ -52,11 +51,15 @@ def draw(material: Material, folder: Path) -> Pictures:
         first = f", the first {MOST_ROWS} of {rows} rows" if rows > MOST_ROWS else ""
         title = f"Every seed{first}: points are seeds, bars 95% t intervals of the mean"
         add("Scores", "points", title, text, plot_points(scored))
+    curves = list(logged(entrants, material.logs))
+    first = f", the first {MOST_CURVES} of {len(curves)}" if len(curves) > MOST_CURVES else ""
     title = (
-        "Online probe and loss over training: mean over seeds, from the lowest to the highest; "
-        "each method has a loss of its own, which compares with no other"
+        f"Online probe and loss over training{first}: mean over seeds, from the lowest to the "
+        "highest, averaged over a twentieth of the training; thin, seeds that have not ended. Each "
+        "method has a loss of its own, which compares with no other"
     )
-    add("Training", "training", title, _listed(entrants), plot_curves(entrants, material.logs))
+    text = f"Curves of {', '.join(curves[:MOST_CURVES])}."
+    add("Training", "training", title, text, plot_curves(entrants, material.logs))
     title = "Scores against the operations of pretraining; dotted, the best that they buy"
     text = "A panel for each evaluation. The numbers are in the table of costs and Tables 1 and 2."
     add("Cost", "compute", title, text, plot_compute(scored, entrants))
@@ -115,7 +118,3 @@ def _overlaps(masks: Sequence[Configuration]) -> Iterator[tuple[str, np.ndarray]
 def _told(overlap: np.ndarray) -> str:
     others = overlap[~np.eye(len(overlap), dtype=bool)]
     return f"{others.mean():.2f} on average, at most {others.max():.2f}"
-
-
-def _listed(entrants: Mapping[str, Entrant]) -> str:
-    return f"Curves of {', '.join(one.label for one in list(entrants.values())[:10])}."

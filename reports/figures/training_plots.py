@@ -12,9 +12,20 @@ from matplotlib.lines import Line2D
 
 from reports.figures.style import INK, colours, panels, themed, wrapped
 from reports.results.entrants import Entrant
-from reports.results.training_log import Series, paired
+from reports.results.training_log import Series, ended, paired
 
-_MOST_CURVES = 10
+MOST_CURVES = 10
+
+
+def logged(
+    entrants: Mapping[str, Entrant], logs: Mapping[str, Series]
+) -> dict[str, Sequence[Series]]:
+    """The logs of each entrant that has some, by label."""
+    own = {
+        one.label: [logs[folder] for folder in one.runs.values() if folder in logs]
+        for one in entrants.values()
+    }
+    return {label: runs for label, runs in own.items() if runs}
 
 
 def plot_curves(
@@ -22,20 +33,17 @@ def plot_curves(
 ) -> Figure | None:
     """Online probe and loss over training: mean over seeds, with a band from the lowest to highest.
 
+    A seed that was stopped, or goes on, is a thin line beside the mean of the others.
+
     Args:
-        entrants: by hash8; the first ten with logs are shown.
+        entrants: by hash8; the first ``MOST_CURVES`` with logs are shown.
         logs: by run folder.
         x: one of `reports.results.training_log.KEYS`: "step", "epoch", "flops" or "seconds".
 
     Returns:
         None if nothing was logged.
     """
-    own = {
-        one.label: [logs[folder] for folder in one.runs.values() if folder in logs]
-        for one in entrants.values()
-    }
-    shown = {label: runs for label, runs in own.items() if runs}
-    shown = dict(list(shown.items())[:_MOST_CURVES])
+    shown = dict(list(logged(entrants, logs).items())[:MOST_CURVES])
     if not shown:
         return None
     with themed():
@@ -43,8 +51,11 @@ def plot_curves(
         grid = figure.subplots(1, 2)
         palette = colours(len(shown))
         for runs, colour in zip(shown.values(), palette, strict=True):
+            whole, parts = ended(runs)
             for axes, key in zip(grid, ("probe", "loss"), strict=True):
-                _band(axes, [paired(series, x, key) for series in runs], colour)
+                _band(axes, [paired(series, x, key) for series in whole], colour)
+                for series in parts:
+                    axes.plot(*paired(series, x, key), color=colour, linewidth=0.7)
         grid[0].set_ylabel("online probe, accuracy in percent")
         grid[1].set_ylabel("loss")
         for axes in grid:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from reports.results.entrants import EQUAL, Entrant, as_dear
 from reports.results.labels import SAME
-from reports.results.training_log import Series, paired
-from reports.tables.markup import Cell, Column, Row, Table, number_cell
+from reports.results.outcomes import shown
+from reports.results.training_log import Series, ended, paired
+from reports.tables.markup import Cell, Column, Row, Table
 
 # What equal compute changes, beside the method.
 _FREE = ("method", "epochs", "pflops", "turns", "mask_optimiser", "update")
@@ -57,9 +58,11 @@ def compute_table(entrants: Mapping[str, Entrant], logs: Mapping[str, Series]) -
     return Table(
         name="compute",
         title="Equal compute",
-        caption="Accuracy of the online probe on training batches, mean over seeds, in percent: at "
-        "the end, and when as many operations were spent as the cheapest row of the block had in "
-        "all. Rows of a block differ in the method and in how long they train.",
+        caption="Accuracy of the online probe on training batches, averaged over a twentieth of "
+        "the training, in percent, mean ± sample standard deviation over seeds, whose number n is "
+        "told where it is not that of all: at the end, and when as many operations were spent as "
+        "the cheapest row of the block had in all. Rows of a block differ in the method and in how "
+        "long they train.",
         columns=[
             Column(name)
             for name in (
@@ -95,9 +98,9 @@ def _lines(
 ) -> Iterator[tuple[Row, dict[str, object]]]:
     least = min(one.flops for one in group)
     for one in group:
-        own = [logs[folder] for folder in one.runs.values() if folder in logs]
-        last = _mean([probe_at(series, float(np.nanmax(series["flops"]))) for series in own])
-        at_equal = _mean([probe_at(series, least) for series in own])
+        own, _ = ended([logs[folder] for folder in one.runs.values() if folder in logs])
+        last = _known(probe_at(series, float(np.nanmax(series["flops"]))) for series in own)
+        at_equal = _known(probe_at(series, least) for series in own)
         alike = [other.label for other in equally_dear(one, group)]
         epochs = one.settings.get("epochs")
         yield (
@@ -106,8 +109,8 @@ def _lines(
                 [
                     Cell(str(epochs), value=epochs if isinstance(epochs, int | float) else None),
                     Cell(f"{one.flops / 1e15:.3g}", value=one.flops),
-                    number_cell(last),
-                    number_cell(at_equal),
+                    _cell(last, len(one.runs)),
+                    _cell(at_equal, len(one.runs)),
                     Cell(", ".join(alike)),
                 ],
                 block,
@@ -117,13 +120,32 @@ def _lines(
                 "data": one.data,
                 "epochs": epochs,
                 "pflop": one.flops / 1e15,
-                "probe": last,
-                "probe_at_equal_compute": at_equal,
+                "probe": _mean(last),
+                "probe_std": _std(last),
+                "n": len(last),
+                "probe_at_equal_compute": _mean(at_equal),
+                "probe_at_equal_compute_std": _std(at_equal),
+                "n_at_equal_compute": len(at_equal),
                 "as_dear_as": "; ".join(alike),
             },
         )
 
 
-def _mean(values: Sequence[float]) -> float:
-    known = [value for value in values if not math.isnan(value)]
-    return float(np.mean(known)) if known else math.nan
+def _known(values: Iterable[float]) -> list[float]:
+    return [value for value in values if not math.isnan(value)]
+
+
+def _cell(scores: Sequence[float], asked: int) -> Cell:
+    if not scores:
+        return Cell()
+    spread = f" ± {shown(_std(scores))}" if len(scores) > 1 else ""
+    remark = f"(n={len(scores)})" if len(scores) != asked else ""
+    return Cell(f"{shown(_mean(scores))}{spread}", remark=remark, value=_mean(scores))
+
+
+def _mean(scores: Sequence[float]) -> float:
+    return float(np.mean(scores)) if scores else math.nan
+
+
+def _std(scores: Sequence[float]) -> float:
+    return float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan

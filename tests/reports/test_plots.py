@@ -81,6 +81,21 @@ def test_plot_curves__mean_and_band_over_seeds(make_run) -> None:
     assert plot_curves(entrants(frame, {}), {}) is None
 
 
+def test_plot_curves__a_seed_that_was_stopped_is_a_thin_line(make_run) -> None:
+    for k, most in enumerate((20, 20, 3)):
+        run = make_run("none", k, {LINEAR: 1.0})
+        steps = [{"epoch": 0, "step": s, "probe": 10.0 * k, "loss": 1.0} for s in range(most)]
+        (run.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
+        runs = [*(runs if k else []), run]
+    frame = collect(runs)
+    figure = plot_curves(entrants(frame, {}), read_series(frame["run"].unique())[0])
+    assert figure is not None
+    mean, thin = figure.axes[0].lines
+    assert (mean.get_xdata()[-1], mean.get_ydata()[-1]) == (19, 5.0)
+    assert (thin.get_xdata()[-1], thin.get_ydata()[-1]) == (2, 20.0)
+    assert thin.get_linewidth() < mean.get_linewidth()
+
+
 def test_slot_overlap__by_hand() -> None:
     masks = np.zeros((2, 3, 2, 2), np.uint8)
     masks[:, 0, 0] = 255

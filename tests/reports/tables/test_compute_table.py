@@ -59,6 +59,20 @@ def test_compute_table__reads_the_probe_at_equal_operations(runs: list[Run]) -> 
     assert data.loc["+ ADIOS (demo)", "probe_at_equal_compute"] == pytest.approx(13.0)
 
 
+def test_compute_table__tells_deviation_and_a_seed_that_was_stopped(runs: list[Run]) -> None:
+    found = table(runs, configs_of(runs))
+    by_label = {row.label: row.cells for row in found.rows}
+    assert by_label["+ ADIOS (demo)"][2].plain == "50.50 ± 0.71"
+    log(runs[3], [(100.0, 80.0), (200.0, 90.0)])
+    found = table(runs, configs_of(runs))
+    by_label = {row.label: row.cells for row in found.rows}
+    assert by_label["+ ADIOS (demo)"][2].plain == "50.00 (n=1)"
+    assert by_label["SimCLR (demo)"][2].plain == "30.50 ± 0.71"
+    line = found.data.set_index("label").loc["+ ADIOS (demo)"]
+    assert (line["n"], line["n_at_equal_compute"]) == (1, 1)
+    assert math.isnan(line["probe_std"])
+
+
 def test_compute_table__says_who_is_as_dear(make_run) -> None:
     costs = {"none": 1.02e9, "random": 1.0e9, "adios": 4e9}
     made = [
