@@ -3,7 +3,8 @@
     python reports/archive.py export runs --out results.tar.gz
     python reports/archive.py import results.tar.gz --out runs
 
-An archive holds what reports read, so that a report of it is the same as that of the runs.
+An archive holds what reports read, so that a report of it is the same as that of the runs, but for
+what failed: errors stay at home, and it comes back as not run.
 """
 
 from __future__ import annotations

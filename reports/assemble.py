@@ -58,7 +58,7 @@ def assemble(
     sections = [Section(k, tables=own, pictures=pictures.get(k, [])) for k, own in tables.items()]
     presets = set(material.frame["preset"]) & set(NOT_TABULATED)
     sentences += [
-        f"The scores of preset={p}, an ablation, are in no table of them." for p in presets
+        f"preset={p} is an ablation: figures show its scores, tables do not." for p in presets
     ]
     return Report(
         title="maskbench report",

@@ -30,7 +30,7 @@ from reports.tables.published import published_table
 from reports.tables.score_tables import score_tables
 from reports.tables.settings_tables import settings_tables
 
-# Presets that are ablations of one choice: their scores are in no table of the paper.
+# Presets that are ablations of one choice: their scores are in no table, and compete with none.
 NOT_TABULATED = ("paper_literal",)
 
 
@@ -59,7 +59,7 @@ class Material:
 
     @property
     def tabulated(self) -> pd.DataFrame:
-        """Those that the paper's tables may hold."""
+        """Those that tables of scores may hold."""
         return self.scored[~self.scored["preset"].isin(NOT_TABULATED)]
 
 
@@ -110,8 +110,8 @@ def chapters(
         "Cost": [cost_table(own), compute_table(own, material.logs)],
         "Training": [],
         "Masks": [*_mask_tables(scored, material.masks)],
-        "Ablations": [*ablation_tables(scored, own, test)],
-        "Other metrics": [*metric_tables(scored, test)],
+        "Ablations": [*ablation_tables(tabulated, compared, test)],
+        "Other metrics": [*metric_tables(tabulated, test)],
         "Settings": [*settings_tables(own)],
     }
     return {title: [t for t in tables if t is not None] for title, tables in made.items()}

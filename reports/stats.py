@@ -25,7 +25,7 @@ LEVEL = 1 - ALPHA
 POWER = 0.8
 MOST_SEEDS = 1000  # that `seeds_needed` tells
 
-_LARGEST_EFFECT = 5.0  # for which three seeds are enough; beyond it scipy fails at few seeds too
+_LARGEST_EFFECT = 5.0  # for which three seeds are enough; without noise it is infinite
 _EXACT = 12  # differences whose signs are all flipped; of more, random ones
 
 
@@ -60,10 +60,13 @@ class Comparison:
     p_sign_flip: float
     effect: float
 
-    @property
-    def seeds_needed(self) -> int | None:
-        """How many would decide, if the difference and its noise are as seen."""
-        return seeds_needed(self.effect)
+    def seeds_needed(self, tests: int = 1) -> int | None:
+        """How many would decide, if the difference and its noise are as seen.
+
+        Args:
+            tests: that it is one of, so that Holm's method may ask for ``ALPHA / tests``.
+        """
+        return seeds_needed(self.effect, ALPHA / tests)
 
     def p(self, test: Test) -> float:
         """Of one of the two tests."""
@@ -131,8 +134,8 @@ def sign_flip(differences: Values) -> float:
     return float((sums >= sums[0] * (1 - 1e-12)).mean())  # equal ones differ in their last digit
 
 
-def seeds_needed(effect: float) -> int | None:
-    """Seeds with which a paired t test finds an effect with ``POWER`` at ``ALPHA``.
+def seeds_needed(effect: float, alpha: float = ALPHA) -> int | None:
+    """Seeds with which a paired t test finds an effect with ``POWER`` at a level.
 
     None for no effect, and for one that takes more than ``MOST_SEEDS``.
     """
@@ -141,16 +144,15 @@ def seeds_needed(effect: float) -> int | None:
     size = min(abs(effect), _LARGEST_EFFECT)
     tried = range(2, MOST_SEEDS + 1)
     # Not a number is what scipy gives for a power of about 1.
-    found = bisect_left(tried, True, key=lambda n: not power(size, n) < POWER)
+    found = bisect_left(tried, True, key=lambda n: not power(size, n, alpha) < POWER)
     return tried[found] if found < len(tried) else None
 
 
-def power(effect: float, n: int) -> float:
-    """The probability that a paired t test of n seeds finds an effect (Cohen's d) at ``ALPHA``."""
-    freedom, shift = n - 1, effect * math.sqrt(n)
-    critical = special.stdtrit(freedom, 1 - ALPHA / 2)
-    below = special.nctdtr(freedom, shift, [-critical, critical])
-    return float(1 - below[1] + below[0])
+def power(effect: float, n: int, alpha: float = ALPHA) -> float:
+    """The probability that a paired t test of n seeds finds an effect (Cohen's d) at a level."""
+    # By the square of t, a noncentral F: scipy's noncentral t is not a number here and there.
+    critical = special.stdtrit(n - 1, 1 - alpha / 2)
+    return float(1 - special.ncfdtr(1, n - 1, n * effect**2, critical**2))
 
 
 @dataclass(frozen=True)

@@ -25,8 +25,9 @@ def load(*folders: str | Path) -> pd.DataFrame:
     """
     found = find([Path(folder) for folder in folders])
     frame = collect(found.runs, found.configs)
+    # As objects: beside a row that lacks the key, pandas would turn whole numbers into floats.
     keys = pd.DataFrame.from_dict(
-        {h: flattened(config) for h, config in found.configs.items()}, orient="index"
+        {h: flattened(config) for h, config in found.configs.items()}, orient="index", dtype=object
     )
     keys = keys.drop(columns=[key for key in keys if key in COLUMNS or str(key).startswith("run.")])
     problems = [str(problem) for problem in frame["problem"].dropna().unique()]

@@ -105,11 +105,11 @@ class MaskedRun:
 
 
 def read_run(folder: Path, known: tuple[Run, Mapping[str, Any]] | None = None) -> MaskedRun:
-    """The run in a folder, after a look at all of its files that reports read.
+    """The run in a folder, after a look at its files that reports of masks read.
 
     Args:
         folder: of the run.
-        known: the run and its configuration, if these have been read.
+        known: the run and its configuration, where these are known; else config.yaml is read.
 
     Raises:
         ValueError: naming the file, if one is broken.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
@@ -77,6 +77,20 @@ class Outcome:
         """Of pretraining and of the probe, apart."""
         return noise(list(self.scores.values()))
 
+    def numbers(self) -> dict[str, float | str]:
+        """What a CSV has of it: ``low`` and ``high`` are the 95% interval of the mean."""
+        whys = ("failed", "running", "missing", "invalid")
+        return {
+            "mean": self.mean,
+            "std": self.std,
+            "low": self.interval[0],
+            "high": self.interval[1],
+            "n": self.n,
+            **{why: self.lost_by().get(why, 0) for why in whys},
+            "seeds": " ".join(map(str, self.scores)),
+            "hash8": self.hash8,
+        }
+
     def lost_by(self) -> dict[str, int]:
         """How many seeds were lost to what."""
         return dict(sorted(Counter(self.lost.values()).items()))
@@ -126,17 +140,24 @@ class Rival:
     Attributes:
         comparison: of the best, minus this one, over the seeds that both have.
         p: of the test that was chosen, by Holm's method corrected for all rivals of the column.
+        tests: rivals of the column that were tested.
         tied: whether it is not significantly worse, by a test that could have found it worse.
     """
 
     comparison: Comparison
     p: float
+    tests: int
     tied: bool
 
     @property
     def worse(self) -> bool:
         """Whether it is significantly worse, on the seeds that both have."""
         return self.p <= ALPHA and self.comparison.difference > 0
+
+    @property
+    def seeds_needed(self) -> int | None:
+        """How many would tell it from the best, if difference and noise are as seen."""
+        return self.comparison.seeds_needed(max(self.tests, 1))
 
 
 @dataclass(frozen=True)
@@ -145,6 +166,17 @@ class Ranking:
 
     best: tuple[str, ...]
     rivals: Mapping[str, Rival]
+
+    def numbers(self, label: str) -> dict[str, bool | float | int | None]:
+        """What a CSV has of a row's place in the column; ``p`` is corrected for all of its rows."""
+        rival = self.rivals.get(label)
+        return {
+            "best": label in self.best,
+            "tied": rival is not None and rival.tied,
+            "p": math.nan if rival is None else rival.p,
+            "effect": math.nan if rival is None else rival.comparison.effect,
+            "seeds_needed": None if rival is None else rival.seeds_needed,
+        }
 
 
 def rank(column: Mapping[str, Outcome], test: Test = "t") -> Ranking:
@@ -172,6 +204,6 @@ def rank(column: Mapping[str, Outcome], test: Test = "t") -> Ranking:
     for (label, comparison), p in zip(compared.items(), adjusted, strict=True):
         # Whether the test could have found a difference in this family, however large.
         can_reject = not math.isnan(p) and lowest_p(comparison.n, test) * tests <= ALPHA
-        rival = Rival(comparison, p, tied=False)
-        rivals[label] = Rival(comparison, p, tied=can_reject and not rival.worse)
+        rival = Rival(comparison, p, tests, tied=False)
+        rivals[label] = replace(rival, tied=can_reject and not rival.worse)
     return Ranking(best, rivals)

@@ -107,7 +107,9 @@ def _row(change: Change, heading: str) -> Row:
         Cell(heading),
         _score(change.a),
         _score(change.b),
-        Cell(f"{tested.difference:+.2f}", mark="best" if decided else "", value=tested.difference),
+        Cell(
+            f"{tested.difference:+.2f}", mark="decided" if decided else "", value=tested.difference
+        ),
         Cell("" if math.isnan(tested.low) else f"{shown(tested.low)} to {shown(tested.high)}"),
         p_cell(change.p),
         Cell(tested.test),

@@ -56,17 +56,22 @@ def ablation_tables(
                 ]
                 value = f"{key.split('.')[-1]}={one.settings.get(key)}"
                 rows.append(Row(f"{label}, {value}", row, f"group{number}"))
-                for column in shown:
-                    if (cell := cells.get((one.hash8, column))) is not None:
-                        lines.append(
-                            {
-                                "block": number + 1,
-                                "label": label,
-                                "setting": key,
-                                "value": one.settings.get(key),
-                                **_line(cell, column),
-                            }
-                        )
+                lines += [
+                    {
+                        "block": number + 1,
+                        "label": label,
+                        "setting": key,
+                        "value": one.settings.get(key),
+                        "evaluation": heading,
+                        "task": column.task,
+                        "eval_data": column.data,
+                        **cell.numbers(),
+                        **rankings[column].numbers(one.hash8),
+                        "protocol_id": column.protocol_id,
+                    }
+                    for column, heading in shown.items()
+                    if (cell := cells.get((one.hash8, column))) is not None
+                ]
             for column, heading in shown.items():
                 own = rivals.setdefault(f"{heading} on {column.data}", [])
                 own += rankings[column].rivals.values()
@@ -84,20 +89,6 @@ def ablation_tables(
             head="Setting",
             data=pd.DataFrame(lines),
         )
-
-
-def _line(cell: Outcome, column: Evaluation) -> dict[str, object]:
-    return {
-        "task": column.task,
-        "eval_data": column.data,
-        "mean": cell.mean,
-        "std": cell.std,
-        "low": cell.interval[0],
-        "high": cell.interval[1],
-        "n": cell.n,
-        "hash8": cell.hash8,
-        "protocol_id": column.protocol_id,
-    }
 
 
 def block_label(one: Entrant, groups: Sequence[Sequence[Entrant]]) -> str:

@@ -16,9 +16,6 @@ from reports.tables.claim_evidence import Evidence, Finding, Verdict
 from reports.tables.compute_table import comparable, equally_dear
 from reports.tables.published import read_paper, unlike_paper
 
-# Where the paper has it: any other data is told as such.
-_ON = {"C1": "imagenet100s", "C2": "stl10", "C3": "voc2012"}
-_PRETRAINED_ON = ("imagenet100s", "stl10")
 _SEVERAL_OBJECTS = ("scenes", "clevr", "voc2012")
 _ONE_OBJECT = ("imagenet100s", "imagenet100", "stl10", "cifar10", "cifar100", "digits")
 
@@ -47,16 +44,9 @@ def findings(evidence: Evidence) -> list[Finding]:
         "C8": "experiment=equal_compute, or sequential and adios with one method.reduction",
         "C9": "superpixel_budget and sequential, on data of several objects and of one",
     }
-    unlike = {
-        run
-        for one in evidence.entrants.values()
-        for run in one.runs.values()
-        if one.data not in _PRETRAINED_ON or unlike_paper(one)
-    }
     found = []
     for claim, judge in judges.items():
-        own = [replace(one, elsewhere=not unlike.isdisjoint(one.runs)) for one in judge(evidence)]
-        found += own or [Finding(claim, f"needs {needs[claim]}", "not run")]
+        found += [*judge(evidence)] or [Finding(claim, f"needs {needs[claim]}", "not run")]
     return found
 
 
@@ -64,10 +54,14 @@ def _beats(evidence: Evidence, claim: str, kind: str) -> Iterator[Finding]:
     """Is sequential above ADIOS?"""
     for ours, theirs in evidence.pairs("sequential", "adios"):
         for column in evidence.columns(kind, None if kind == "segmentation" else ours.data):
-            elsewhere = "" if column.data == _ON[claim] else f" (the paper: {_ON[claim]})"
+            places = [
+                (a, b) for a, b in read_paper().places(kind) if kind == "segmentation" or a == b
+            ]
+            known = " or ".join(dict.fromkeys(scored for _, scored in places))
+            other = "" if (ours.data, column.data) in places else f" (the paper: {known})"
             unlike = unlike_paper(ours)
-            other = f" (unlike the paper: {', '.join(unlike)})" if unlike else ""
-            what = f"{_named(column)}{elsewhere}{other}"
+            other += f" (unlike the paper: {', '.join(unlike)})" if unlike else ""
+            what = f"{_named(column)}{other}"
             yield from _scores(claim, what, ours, theirs, column, evidence)
 
 
@@ -82,6 +76,7 @@ def _difference(
     b: Mapping[int, float],
     of: Sequence[Entrant],
     *,
+    elsewhere: bool,
     margin: float = 0.0,
     unit: str = "points",
 ) -> Finding:
@@ -93,6 +88,7 @@ def _difference(
         a: by seed.
         b: by seed.
         of: whose difference it is.
+        elsewhere: see `reports.tables.claim_evidence.Finding`.
         margin: below zero that still counts as no worse.
         unit: of the difference.
     """
@@ -113,8 +109,9 @@ def _difference(
         _interval(found, unit),
         test if found.n > 1 else "too few shared seeds",
         found.n,
-        from_margin.seeds_needed if verdict == "undecided" else None,
+        from_margin.seeds_needed() if verdict == "undecided" else None,
         tuple(run for one in of for run in one.runs.values()),
+        elsewhere,
     )
 
 
@@ -150,7 +147,8 @@ def _five_masks(evidence: Evidence) -> Iterator[Finding]:
     for a, b in _differing_in(evidence, "method.num_masks"):
         if (a.settings["method.num_masks"], b.settings["method.num_masks"]) == (5, 4):
             for column in evidence.columns("linear", a.data):
-                yield from _scores("C4", _named(column), a, b, column, evidence, margin)
+                varied = ["method.num_masks"]
+                yield from _scores("C4", _named(column), a, b, column, evidence, margin, varied)
 
 
 def _scores(
@@ -161,12 +159,15 @@ def _scores(
     column: Evaluation,
     evidence: Evidence,
     margin: float = 0.0,
+    varied: Sequence[str] = (),
 ) -> Iterator[Finding]:
     """Does one entrant score higher than another, or no lower than by a margin?"""
     ours, theirs = (evidence.cells.get((one.hash8, column)) for one in (a, b))
     if ours is not None and theirs is not None:
         where = f"{what}, {a.label} and {b.label}"
-        yield _difference(claim, where, ours.by_seed, theirs.by_seed, (a, b), margin=margin)
+        elsewhere = evidence.elsewhere(a, b, column=column, varied=varied)
+        scores = (ours.by_seed, theirs.by_seed)
+        yield _difference(claim, where, *scores, (a, b), elsewhere=elsewhere, margin=margin)
 
 
 def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
@@ -184,6 +185,7 @@ def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
                 n,
                 None if _by_count(k, n) != "undecided" or k not in (0, n) else 6,
                 tuple(one.runs.values()),
+                evidence.elsewhere(one),
             )
 
 
@@ -204,7 +206,9 @@ def _consistency(evidence: Evidence) -> Iterator[Finding]:
         if without and with_it:
             where = f"smoothness, {a.data}, {a.label} and {b.label}"
             unit = "% of a mask value less rough"
-            yield _difference("C6", where, without, with_it, (a, b), unit=unit)
+            elsewhere = evidence.elsewhere(a, b)
+            of = (a, b)
+            yield _difference("C6", where, without, with_it, of, elsewhere=elsewhere, unit=unit)
         for column in evidence.columns("linear", a.data):
             yield from _scores("C6", _named(column), a, b, column, evidence, margin)
 
@@ -220,7 +224,9 @@ def _stable_slots(evidence: Evidence) -> Iterator[Finding]:
                 f"{ours.data}, {ours.label} and {theirs.label}"
             )
             of = (ours, theirs)
-            line = _difference("C7", where, kept, kept_by_adios, of, unit="% of overlap")
+            elsewhere = evidence.elsewhere(*of)
+            unit = "% of overlap"
+            line = _difference("C7", where, kept, kept_by_adios, of, elsewhere=elsewhere, unit=unit)
             needed = None if line.needed is None else 2 * line.needed  # a pair has two seeds
             yield replace(line, needed=needed)
 
@@ -233,7 +239,8 @@ def _equal_means(evidence: Evidence) -> Iterator[Finding]:
                 if (one.method, other.method) == ("sequential", "none"):
                     for column in evidence.columns("linear", one.data):
                         what = f"equal compute: {_named(column)}"
-                        yield from _scores("C8", what, one, other, column, evidence)
+                        varied = ["epochs"]
+                        yield from _scores("C8", what, one, other, column, evidence, varied=varied)
     for one, other in evidence.pairs("sequential", "adios"):
         reductions = {o.settings.get("method.reduction") for o in (one, other)}
         if len(reductions) == 1 and None not in reductions:
@@ -265,6 +272,7 @@ def _several_objects(evidence: Evidence) -> Iterator[Finding]:
                 min(len(a), len(b)),
                 None,
                 (*more.runs, *less.runs),
+                more.elsewhere or less.elsewhere,
             )
 
 
@@ -276,6 +284,7 @@ class _Gain:
     setting: tuple[str, ...]  # what must be alike on another data set
     by_seed: Mapping[int, float]
     runs: tuple[str, ...]
+    elsewhere: bool  # in more than the data, of which the claim is about some that the paper lacks
 
 
 def _gains(evidence: Evidence) -> Iterator[_Gain]:
@@ -289,4 +298,5 @@ def _gains(evidence: Evidence) -> Iterator[_Gain]:
                     (a.objective, a.encoder, a.preset, column.protocol_id),
                     {seed: ours.by_seed[seed] - theirs.by_seed[seed] for seed in shared},
                     (*a.runs.values(), *b.runs.values()),
+                    evidence.other_settings(a, b, column=column),
                 )

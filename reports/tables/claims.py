@@ -14,7 +14,7 @@ from reports.tables.claim_evidence import Evidence
 from reports.tables.claim_tests import findings
 from reports.tables.markup import Cell, Column, Row, Table
 from reports.tables.mask_evidence import SlotEvidence
-from reports.tables.published import read_paper
+from reports.tables.published import read_paper, task_settings
 
 CLAIMS = {
     "C1": "Sequential masks beat ADIOS in the linear probe on the pretraining data",
@@ -40,14 +40,20 @@ def claims_table(
         slots: of the masks.
     """
     methods = frame[frame["control"].isna()]
-    evidence = Evidence(entrants, outcomes(methods, "hash8"), evaluations(methods), slots)
+    evidence = Evidence(
+        entrants,
+        outcomes(methods, "hash8"),
+        evaluations(methods),
+        task_settings(methods),
+        slots,
+    )
     found = findings(evidence)
     rows = [
         Row(
             f"{one.claim} {CLAIMS[one.claim]}",
             [
                 Cell(one.where, runs=one.runs),
-                Cell(one.told, mark="best" if one.verdict in ("supported", "refuted") else ""),
+                Cell(one.told, mark="decided" if one.verdict in ("supported", "refuted") else ""),
                 Cell(one.effect),
                 Cell(one.test),
                 Cell(str(one.n) if one.n else "", value=one.n),

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from itertools import combinations
 
 import pandas as pd
 
 from reports.results.entrants import EQUAL, Entrant, as_dear, same_setting
 from reports.results.evaluations import Evaluation, evaluations
-from reports.results.outcomes import Outcome, outcomes, shown
+from reports.results.outcomes import outcomes, shown
 from reports.stats import ALPHA, Comparison, compare, holm, lowest_p
 from reports.tables.markup import Cell, Column, Row, Table, number_cell, p_cell
 
 EQUAL_COMPUTE = "equal compute"
-_MOST = 300  # pairs; of more, those with the plain objective, else the first
+_MOST = 300  # rows; of more pairs those with the plain objective come first
 
 
 def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Table | None:
@@ -27,20 +27,23 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
     """
     cells = outcomes(frame[frame["control"].isna()], "hash8")
     headings = evaluations(frame)
-    all_pairs = list(_pairs(entrants, cells))
-    with_plain = [pair for pair in all_pairs if pair[1].method == "none"]
-    pairs = all_pairs if len(all_pairs) <= _MOST else (with_plain or all_pairs)[:_MOST]
-    compared = [compare(cells[a.hash8, c].by_seed, cells[b.hash8, c].by_seed) for a, b, c in pairs]
+    pairs = list(_pairs(entrants))
+    shown_pairs = pairs[: max(_MOST // max(len(headings), 1), 1)]
     rows: list[Row] = []
     lines: list[dict[str, object]] = []
-    for column in dict.fromkeys(column for _, _, column in pairs):
+    for column, heading in headings.items():
         own = [
-            (a, b, found) for (a, b, c), found in zip(pairs, compared, strict=True) if c == column
+            (a, b, compare(ours.by_seed, theirs.by_seed))
+            for a, b in shown_pairs
+            if (ours := cells.get((a.hash8, column))) is not None
+            and (theirs := cells.get((b.hash8, column))) is not None
+            and len(ours.by_seed.keys() & theirs.by_seed.keys()) > 1
         ]
         adjusted = holm([found.p_t for _, _, found in own])
         for (a, b, found), p in zip(own, adjusted, strict=True):
-            rows.append(_row(a, b, found, p, f"{headings[column]} on {column.data}"))
-            lines.append(_line(a, b, found, p, column))
+            needed = found.seeds_needed(len(own))
+            rows.append(_row(a, b, found, p, needed, f"{heading} on {column.data}"))
+            lines.append(_line(a, b, found, p, needed, column))
     if not rows:
         return None
     return Table(
@@ -68,39 +71,33 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
         rows=rows,
         notes=[
             *(
-                [f"{len(pairs)} of {len(all_pairs)} pairs, those with the plain objective first."]
-                if len(pairs) < len(all_pairs)
+                [
+                    f"{len(shown_pairs)} of {len(pairs)} pairs of methods, those with the plain "
+                    "objective first; in a notebook the table of a part of the frame has others."
+                ]
+                if len(shown_pairs) < len(pairs)
                 else []
             ),
             "View: whether both had as many epochs, or as many operations (within "
-            f"{EQUAL:.0%}). Seeds: how many would decide at a power of 80%, if the difference and "
-            "its noise are as seen. The sign-flip test assumes no distribution, and cannot go "
-            f"below 2/2^n: {lowest_p(3, 'sign-flip'):.2f} with three seeds, so that it takes six "
-            "seeds at least, and more for several pairs.",
+            f"{EQUAL:.0%}). Seeds: how many would decide at a power of 80% after the correction, "
+            "if the difference and its noise are as seen. The sign-flip test assumes no "
+            f"distribution, and cannot go below 2/2^n: {lowest_p(3, 'sign-flip'):.2f} with three "
+            "seeds, so that it takes six seeds at least, and more for several pairs.",
         ],
         head="Pair",
         data=pd.DataFrame(lines),
     )
 
 
-def _pairs(
-    entrants: Mapping[str, Entrant], cells: Mapping[tuple[str, Evaluation], Outcome]
-) -> Iterator[tuple[Entrant, Entrant, Evaluation]]:
-    """Those of one pretraining data set with two shared seeds; the plain objective comes second."""
+def _pairs(entrants: Mapping[str, Entrant]) -> list[tuple[Entrant, Entrant]]:
+    """Those that can be compared; the plain objective comes second, and its pairs first."""
     methods = [one for one in entrants.values() if one.control is None]
     alike = [
         (b, a) if a.method == "none" != b.method else (a, b)
         for b, a in combinations(methods, 2)
         if _alike(a, b)
     ]
-    for column in dict.fromkeys(column for _, column in cells):
-        seeds = {h: {*cell.by_seed} for (h, other), cell in cells.items() if other == column}
-        for a, b in alike:
-            if len(seeds.get(a.hash8, _NONE) & seeds.get(b.hash8, _NONE)) > 1:
-                yield a, b, column
-
-
-_NONE: frozenset[int] = frozenset()
+    return sorted(alike, key=lambda pair: pair[1].method != "none")
 
 
 def _alike(a: Entrant, b: Entrant) -> bool:
@@ -119,7 +116,9 @@ def view(a: Entrant, b: Entrant) -> str:
     return ", ".join(words)
 
 
-def _row(a: Entrant, b: Entrant, found: Comparison, p: float, where: str) -> Row:
+def _row(
+    a: Entrant, b: Entrant, found: Comparison, p: float, needed: int | None, where: str
+) -> Row:
     decided = not math.isnan(p) and p <= ALPHA
     return Row(
         f"{a.label} – {b.label}",
@@ -127,23 +126,27 @@ def _row(a: Entrant, b: Entrant, found: Comparison, p: float, where: str) -> Row
             Cell(where, runs=(*a.runs.values(), *b.runs.values())),
             Cell(view(a, b)),
             Cell(
-                f"{found.difference:+.2f}", mark="best" if decided else "", value=found.difference
+                f"{found.difference:+.2f}",
+                mark="decided" if decided else "",
+                value=found.difference,
             ),
             Cell(f"{shown(found.low)} to {shown(found.high)}"),
             p_cell(p),
             p_cell(found.p_sign_flip),
             number_cell(found.effect),
             Cell(str(found.n), value=found.n),
-            Cell(
-                "" if found.seeds_needed is None else str(found.seeds_needed),
-                value=found.seeds_needed,
-            ),
+            Cell("" if needed is None else str(needed), value=needed),
         ],
     )
 
 
 def _line(
-    a: Entrant, b: Entrant, found: Comparison, p: float, column: Evaluation
+    a: Entrant,
+    b: Entrant,
+    found: Comparison,
+    p: float,
+    needed: int | None,
+    column: Evaluation,
 ) -> dict[str, object]:
     return {
         "a": a.label,
@@ -159,6 +162,6 @@ def _line(
         "p_sign_flip": found.p_sign_flip,
         "effect": found.effect,
         "n": found.n,
-        "seeds_needed": found.seeds_needed,
+        "seeds_needed": needed,
         "protocol_id": column.protocol_id,
     }

@@ -15,7 +15,10 @@ from benchmark.type_check import misfit
 from reports.results.entrants import Entrant, same_setting
 from reports.tables.markup import Cell, Column, Row, Table
 
-_COLUMNS = ("Epochs", "Images/s", "Hours", "Device", "PFLOP", "× plain", "Memory, GB")
+_COLUMNS = (
+    *("Epochs", "Images/s", "Hours", "Device hours", "Device"),
+    *("PFLOP", "× plain", "Memory, GB"),
+)
 
 
 def cost_table(entrants: Mapping[str, Entrant]) -> Table | None:
@@ -29,12 +32,14 @@ def cost_table(entrants: Mapping[str, Entrant]) -> Table | None:
         if math.isnan(one.seconds) or not one.flops:
             continue
         plain = _plain(one, entrants)
+        machine = _machine(one)
         line = {
             "label": one.label,
             "epochs": one.settings.get("epochs"),
             "images_per_second": one.images / one.seconds if one.seconds else math.nan,
             "hours": one.seconds / 3600,
-            "device": _device(one),
+            "device_hours": one.seconds / 3600 * machine.get("processes", 1),
+            "device": _told(machine, one),
             "pflop": one.flops / 1e15,
             "times_plain": one.flops / plain.flops if plain else math.nan,
             "memory_gb": one.memory / 1e9,
@@ -54,12 +59,11 @@ def cost_table(entrants: Mapping[str, Entrant]) -> Table | None:
         columns=[Column(name) for name in _COLUMNS],
         rows=rows,
         notes=[
-            "Hours are those of the device named; × k: of each of k processes that shared a run. "
-            "PFLOP: 10^15 floating-point operations, counted from the kernels called, of both "
-            "players, without the online probe. × plain: operations against the objective without "
-            "masks, of the same data and setting. Memory: most at a time, of the device where it "
-            "is a GPU, else of the process. A seed that was interrupted has the time of all its "
-            "attempts."
+            "Device hours: hours times the k processes that shared a run (× k). PFLOP: 10^15 "
+            "floating-point operations, counted from the kernels called, of both players, without "
+            "the online probe. × plain: operations against the objective without masks, of the "
+            "same data and setting. Memory: most at a time, of the device where it is a GPU, else "
+            "of the process. A seed that was interrupted has the time of all its attempts."
         ],
         data=pd.DataFrame(lines),
     )
@@ -86,16 +90,20 @@ class _Provenance(TypedDict):
     attempts: list[_Attempt]
 
 
-def _device(one: Entrant) -> str:
+def _machine(one: Entrant) -> _Machine:
     """Where the first seed was trained, by its provenance; empty if that is not known."""
     file = Path(next(iter(one.runs.values()))) / "provenance.json"
     try:
         found: Any = read_json(file)
     except (ValueError, OSError):  # the run's page tells what is wrong with it
-        return ""
+        return {}
     if misfit(found, _Provenance, "it") is not None or not found["attempts"]:
-        return ""
+        return {}
     machine: _Machine = found["attempts"][-1].get("machine", {})
+    return machine
+
+
+def _told(machine: _Machine, one: Entrant) -> str:
     device = machine.get("device", "").split(":")[0]
     threads, processes = one.settings.get("threads"), machine.get("processes", 1)
     words = [device, f"{threads} thread{'s' * (threads != 1)}" if device == "cpu" else ""]

@@ -12,7 +12,7 @@ from typing import Literal
 import pandas as pd
 from pandas.io.formats.style import Styler
 
-Mark = Literal["", "best", "tied"]
+Mark = Literal["", "best", "tied", "decided"]
 
 
 @dataclass(frozen=True)
@@ -35,7 +35,8 @@ class Cell:
     Attributes:
         text: the number, or the words.
         remark: small print: how many seeds the number stands on, why there is none.
-        mark: "best" is bold, "tied" with it underlined.
+        mark: "best" is bold, as is "decided", which is no matter of being the best of a column;
+            "tied" with the best is underlined.
         value: to sort by, where the text is a number.
         runs: folders behind it.
     """
@@ -51,12 +52,13 @@ class Cell:
         """Without marks."""
         return f"{self.text} {self.remark}".strip() or "–"
 
+    @property
+    def emphasis(self) -> Literal["", "bold", "underline"]:
+        """How the mark is drawn."""
+        return "bold" if self.mark in ("best", "decided") else "underline" if self.mark else ""
 
-_STYLES: dict[Mark, str] = {
-    "": "",
-    "best": "font-weight: bold",
-    "tied": "text-decoration: underline",
-}
+
+_STYLES = {"": "", "bold": "font-weight: bold", "underline": "text-decoration: underline"}
 
 
 def number_cell(value: float, form: str = ".2f") -> Cell:
@@ -130,7 +132,7 @@ class Table:
         """What it shows as a pandas Styler, with its marks: for a notebook."""
         names = [self.head, *(column.name for column in self.columns)]
         lines = [[row.label, *(cell.plain for cell in row.cells)] for row in self.rows]
-        styles = [["", *(_STYLES[cell.mark] for cell in row.cells)] for row in self.rows]
+        styles = [["", *(_STYLES[cell.emphasis] for cell in row.cells)] for row in self.rows]
         shown = pd.DataFrame(lines, columns=names)
         return (
             shown.style.apply(lambda _: pd.DataFrame(styles, columns=names), axis=None)
@@ -161,7 +163,8 @@ def markdown_grid(caption: str, rows: Sequence[Sequence[str]], notes: Sequence[s
 
 
 def _marked(cell: Cell) -> str:
-    number = {"best": f"**{cell.text}**", "tied": f"<u>{cell.text}</u>"}.get(cell.mark, cell.text)
+    ours = {"bold": f"**{cell.text}**", "underline": f"<u>{cell.text}</u>"}
+    number = ours.get(cell.emphasis, cell.text)
     return f"{number} {cell.remark}".strip() or "–"
 
 
@@ -255,7 +258,8 @@ def _row(row: Row) -> str:
 
 def _drawn(cell: Cell) -> str:
     text = escape(cell.text)
-    number = {"best": rf"\textbf{{{text}}}", "tied": rf"\underline{{{text}}}"}.get(cell.mark, text)
+    ours = {"bold": rf"\textbf{{{text}}}", "underline": rf"\underline{{{text}}}"}
+    number = ours.get(cell.emphasis, text)
     # The count is small print: full-sized it makes the table wider than a text column.
     remark = rf"{{\scriptsize {escape(cell.remark)}}}" if cell.remark else ""
     return f"{number} {remark}".strip() or "--"

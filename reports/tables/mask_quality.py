@@ -208,7 +208,7 @@ def _score(line: Line, score: str) -> Cell:
     controls = (line[f"{score}_{control}_mean"] for control in CONTROLS)
     above = line[f"{score}_above"] == line["n"]
     remark = f"({', '.join(map(_shown, controls))})"
-    return replace(own, remark=remark, mark="best" if above else "")
+    return replace(own, remark=remark, mark="decided" if above else "")
 
 
 def _areas(line: Line) -> str:

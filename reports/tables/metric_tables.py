@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import pandas as pd
 
 from reports.results.evaluations import Evaluation, evaluations
 from reports.results.labels import SPELLING
-from reports.results.outcomes import Outcome, outcomes, rank
+from reports.results.outcomes import Outcome, Ranking, outcomes, rank
 from reports.stats import Test
 from reports.tables.markup import Column, Row, Table
 from reports.tables.score_notes import underlining
@@ -90,7 +90,7 @@ def _table(
                 test,
             )
         ],
-        data=_data(by_metric),
+        data=_data(by_metric, rankings),
     )
 
 
@@ -99,18 +99,11 @@ def _spelled(metric: str) -> str:
     return " ".join(SPELLING.get(word, word) for word in words.split("_"))
 
 
-def _data(by_metric: dict[str, dict[str, Outcome]]) -> pd.DataFrame:
+def _data(
+    by_metric: Mapping[str, Mapping[str, Outcome]], rankings: Mapping[str, Ranking]
+) -> pd.DataFrame:
     return pd.DataFrame(
-        {
-            "label": label,
-            "metric": metric,
-            "mean": outcome.mean,
-            "std": outcome.std,
-            "low": outcome.interval[0],
-            "high": outcome.interval[1],
-            "n": outcome.n,
-            "hash8": outcome.hash8,
-        }
+        {"label": label, "metric": metric, **cell.numbers(), **rankings[metric].numbers(label)}
         for metric, cells in by_metric.items()
-        for label, outcome in cells.items()
+        for label, cell in cells.items()
     )

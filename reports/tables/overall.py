@@ -1,7 +1,8 @@
 """Methods over all tasks: mean rank, interquartile mean, probability of improvement.
 
-Rank and interquartile mean as in Agarwal et al. 2021 (arXiv 2108.13264), but with Student's t over
-seeds in place of a bootstrap, of which three seeds allow none that covers.
+After Agarwal et al. 2021 (arXiv 2108.13264), whose interquartile mean is over all seeds and tasks
+together, with a bootstrap. Three seeds allow no bootstrap that covers, so here each seed has its
+interquartile mean over tasks, and these have Student's t interval.
 """
 
 from __future__ import annotations
@@ -91,6 +92,7 @@ def overall_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Table
         rows=rows,
         notes=[
             *notes,
+            "The interquartile mean of fewer than four tasks is their mean.",
             "The tasks of an encoder are no independent draws, and their scores have no common "
             "scale: read the columns of Tables 1 and 2 first.",
         ],

@@ -60,6 +60,11 @@ class Paper:
     tasks: Mapping[str, Mapping[str, Any]]
     scores: Sequence[Published]
 
+    def places(self, kind: str) -> list[tuple[str, str]]:
+        """Where the paper has scores of a kind of evaluation: data of pretraining, and scored."""
+        task = _PLAIN.get(kind, kind)
+        return list(dict.fromkeys((s.data, s.eval_data) for s in self.scores if s.task == task))
+
     def cell(self, method: str, column: Evaluation, data: str) -> Published | None:
         """What the paper has for a method on the data of a column; its own pretraining first."""
         where = (method, column.data, _PLAIN.get(column.kind, column.kind))
@@ -95,7 +100,7 @@ def published_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Tab
     paper = read_paper()
     methods = frame[frame["control"].isna()]
     headings = evaluations(methods)
-    settings = _task_settings(methods)
+    settings = task_settings(methods)
     rows, lines = [], []
     for (hash8, column), ours in outcomes(methods, "hash8").items():
         one = entrants[hash8]
@@ -194,6 +199,12 @@ def unlike_paper(one: Entrant) -> list[str]:
     return [key for key, _, _ in _unlike(one, wanted)]
 
 
+def unlike_task(column: Evaluation, settings: Mapping[str, Any] | None) -> list[str]:
+    """The settings of an evaluation, by key, that are not the paper's, of those it tells."""
+    wanted = read_paper().tasks.get(_PLAIN.get(column.kind, column.kind), {})
+    return [key for key, value in wanted.items() if (settings or {}).get(key) != value]
+
+
 def _unlike(one: Entrant, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
     """The keys of which an entrant has another value than is wanted, with both values."""
     names = {"data": one.data, "objective": one.objective, "encoder": one.encoder}
@@ -220,7 +231,8 @@ def _told(differs: Sequence[str]) -> str:
     return ", ".join(differs[:_NAMED]) + more
 
 
-def _task_settings(frame: pd.DataFrame) -> dict[Evaluation, Mapping[str, Any]]:
+def task_settings(frame: pd.DataFrame) -> dict[Evaluation, Mapping[str, Any]]:
+    """Settings of each evaluation of a frame, as far as its results tell them."""
     known = frame.dropna(subset="settings").drop_duplicates(KEY)
     columns = known[[*KEY, "settings"]].itertuples(index=False)
     return {Evaluation(*key): settings for *key, settings in columns}

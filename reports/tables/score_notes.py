@@ -44,6 +44,9 @@ def notes_on(
         },
         test,
     )
+    rows = dict.fromkeys(row for row, _ in cells)
+    if any((row, column) not in cells for row in rows for column in columns):
+        yield "–: not planned for that row, as a task is that has nothing to score there."
     by_column = {column: _of(cells, column) for column in columns}
     noises = [
         f"{heading} on {column.data} {_noise(by_column[column])}"
@@ -116,15 +119,16 @@ def seeds_that_would_decide(
             undecided.append(f"{heading} on {column.data}: {words}")
     if undecided:
         yield (
-            "Seeds that would tell a row from the best of its column (80% power, if difference and "
-            f"noise are as seen; – where too few seeds tell): {'; '.join(undecided)}."
+            "Seeds that would tell a row from the best of its column (80% power after the "
+            "correction, if difference and noise are as seen; – where too few seeds tell): "
+            f"{'; '.join(undecided)}."
         )
 
 
 def _needed(rival: Rival) -> str:
     if math.isnan(rival.comparison.effect):
         return "–"
-    needed = rival.comparison.seeds_needed
+    needed = rival.seeds_needed
     return f"over {MOST_SEEDS}" if needed is None else str(needed)
 
 

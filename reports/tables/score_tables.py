@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 
@@ -118,7 +117,6 @@ def summary(
     lines = []
     for (k, column), cell in cells.items():
         about, key = of_rows[cell.hash8], astuple(column)
-        rival = rankings[column].rivals.get(k)
         lines.append(
             {
                 "label": k,
@@ -126,24 +124,10 @@ def summary(
                 "task": column.task,
                 "eval_data": column.data,
                 "metric": metric.get(key),
-                "mean": cell.mean,
-                "std": cell.std,
-                "low": cell.interval[0],
-                "high": cell.interval[1],
-                "n": cell.n,
-                **{
-                    why: cell.lost_by().get(why, 0)
-                    for why in ("failed", "running", "missing", "invalid")
-                },
+                **cell.numbers(),
                 "pretraining_std": cell.noise.pretraining,
                 "probe_std": cell.noise.probe,
-                "best": k in rankings[column].best,
-                "tied": rival is not None and rival.tied,
-                "p": math.nan if rival is None else rival.p,
-                "effect": math.nan if rival is None else rival.comparison.effect,
-                "seeds_needed": None if rival is None else rival.comparison.seeds_needed,
-                "seeds": " ".join(map(str, cell.scores)),
-                "hash8": cell.hash8,
+                **rankings[column].numbers(k),
                 "protocol_id": column.protocol_id,
                 "commits": " ".join(named(states.get((k, *key), []))),
             }

@@ -86,6 +86,25 @@ def test_build__files_bytes_and_sentences(runs: Sequence[Run], tmp_path: Path, c
         assert sentence in document
 
 
+@pytest.mark.parametrize("alone", [False, True])
+def test_build__an_ablation_preset_is_in_no_table_of_scores(
+    make_run, tmp_path: Path, alone: bool
+) -> None:
+    low_shot = {("low_shot", "scenes"): {"accuracy_10pct": 40.0, "accuracy_1pct": 20.0}}
+    for preset in ["paper_literal"] if alone else ["paper_literal", "paper"]:
+        for budget in (0.1, 0.2):
+            config = {"epochs": 2, "method": {"budget": budget, "name": "sequential"}}
+            hash8 = f"{preset}{budget}"
+            make_run("sequential", 0, low_shot, preset=preset, hash8=hash8, config=config)
+    out = built(tmp_path)
+    tables = ("table1", "low_shot", "ablation_method_budget")
+    texts = [(out / f"{name}.csv").read_text() for name in tables if not alone]
+    assert all("(paper)" in text and "paper_literal" not in text for text in texts)
+    assert not alone or not any((out / f"{name}.csv").exists() for name in tables)
+    told = "preset=paper_literal is an ablation: figures show its scores, tables do not."
+    assert told in (out / "report.md").read_text()
+
+
 def test_build__what_an_earlier_report_wrote_goes(runs: Sequence[Run], tmp_path: Path) -> None:
     out = built(tmp_path, "--tables")
     assert not (out / "figures").exists()
@@ -167,6 +186,7 @@ def test_notebook__one_tidy_frame_with_settings(runs: Sequence[Run], tmp_path: P
     main_rows = frame[frame["main"]]
     assert len(main_rows) == len(collect(runs)[lambda f: f["main"]]) == 30
     assert set(frame["epochs"].dropna()) == {2}
+    assert all(isinstance(value, int) for value in frame["epochs"].dropna())  # some rows lack it
     assert set(frame.loc[frame["hash8"] == "wide", "method.budget"]) == {0.4}
     assert frame.attrs["left_out"] == []
     tables = reports.all_tables(frame)

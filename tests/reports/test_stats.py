@@ -3,6 +3,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
+from scipy import integrate
 from scipy import stats as scipy_stats
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
@@ -75,7 +76,7 @@ def test_compare__too_few_seeds_say_nothing() -> None:
     assert (none.n, one.n, one.difference) == (0, 1, 3.0)
     for found in (none, one):
         assert all(map(math.isnan, (found.p_t, found.p_sign_flip, found.low, found.effect)))
-        assert found.seeds_needed is None
+        assert found.seeds_needed() is None
     two = compare({0: 3.0, 1: 4.5}, {0: 1.0, 1: 2.0})
     assert two.p_t == pytest.approx(scipy_stats.ttest_rel([3.0, 4.5], [1.0, 2.0]).pvalue)
     assert math.isnan(two.effect)
@@ -83,7 +84,7 @@ def test_compare__too_few_seeds_say_nothing() -> None:
 
 def test_compare__differences_without_noise() -> None:
     same = compare({0: 1.0, 1: 2.0, 2: 3.0}, {0: 1.0, 1: 2.0, 2: 3.0})
-    assert (same.p_t, same.effect, same.seeds_needed) == (1.0, 0.0, None)
+    assert (same.p_t, same.effect, same.seeds_needed()) == (1.0, 0.0, None)
     above = compare({0: 2.0, 1: 3.0, 2: 4.0}, {0: 1.0, 1: 2.0, 2: 3.0})
     assert (above.p_t, above.effect, above.low, above.high) == (0.0, math.inf, 1.0, 1.0)
     assert above.p_sign_flip == 0.25
@@ -133,12 +134,42 @@ def test_power__equals_statsmodels(effect: float, n: int) -> None:
     assert power(effect, n) == pytest.approx(TTestPower().power(effect, n, 0.05))
 
 
+def slow_power(effect: float, n: int, alpha: float) -> float:
+    """A t test is one of normal numbers, given the deviation of the sample."""
+    critical = scipy_stats.t.ppf(1 - alpha / 2, n - 1)
+    deviation = scipy_stats.chi(n - 1, scale=1 / math.sqrt(n - 1))
+    shift = effect * math.sqrt(n)
+
+    def found(s: float) -> float:
+        return scipy_stats.norm.sf(critical * s - shift) + scipy_stats.norm.cdf(
+            -critical * s - shift
+        )
+
+    where = [k * (shift + 1) / critical for k in (0.5, 1, 2, 4)]  # it goes from one to nothing
+    top = max(deviation.isf(1e-13), 5 * (shift + 1) / critical)
+    return integrate.quad(lambda s: found(s) * deviation.pdf(s), 0, top, points=where)[0]
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 9, 0.05 / 100])
+@pytest.mark.parametrize("effect", [0.5, 2.0, 3.0, 5.0])
+def test_power__equals_an_integral(effect: float, alpha: float) -> None:
+    for n in range(2, 30):  # among which scipy's noncentral t is not a number
+        assert power(effect, n, alpha) == pytest.approx(slow_power(effect, n, alpha), abs=1e-6)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.05 / 9])
 @pytest.mark.parametrize("effect", [0.2, 0.8, 2.0, -2.0, 5.0])
-def test_seeds_needed__is_the_first_that_is_enough(effect: float) -> None:
-    found = seeds_needed(effect)
+def test_seeds_needed__is_the_first_that_is_enough(effect: float, alpha: float) -> None:
+    found = seeds_needed(effect, alpha)
     assert found is not None
-    enough, fewer = (TTestPower().power(abs(effect), n, 0.05) for n in (found, found - 1))
+    enough, fewer = (slow_power(abs(effect), n, alpha) for n in (found, found - 1))
     assert fewer < 0.8 <= enough
+
+
+def test_seeds_needed__one_of_several_tests() -> None:
+    found = compare({0: 1.0, 1: 2.0, 2: 4.0}, {0: 0.0, 1: 0.5, 2: 1.0})
+    assert found.seeds_needed(9) == seeds_needed(found.effect, 0.05 / 9)
+    assert found.seeds_needed(9) > found.seeds_needed()
 
 
 def test_seeds_needed__without_an_answer() -> None:

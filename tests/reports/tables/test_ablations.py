@@ -121,6 +121,8 @@ def test_ablation_tables__numbers_to_go_on_with(mixed) -> None:
     assert [lines[h]["value"] for h in "ab"] == [0.1, 0.2]
     assert {line["setting"] for line in lines.values()} == {"method.budget"}
     assert [lines[h]["n"] for h in "ab"] == [2, 1]
+    assert [lines[h]["missing"] for h in "ab"] == [0, 1]
+    assert [lines[h]["best"] for h in "ab"] == [True, False]  # one seed may be the best by luck
     assert lines["a"]["mean"] == 41.0
     assert lines["a"]["std"] == pytest.approx(np.std([40, 42], ddof=1))
     low, high = stats.t.interval(0.95, 1, loc=41, scale=stats.sem([40, 42]))

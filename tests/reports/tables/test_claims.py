@@ -84,23 +84,53 @@ def test_claims__other_data_than_the_papers_are_told(make_run) -> None:
     task = ("linear", "scenes")
     runs = sweep(make_run, "sequential", BETTER, task, data="scenes")
     runs += sweep(make_run, "adios", ADIOS, task, data="scenes")
-    assert "scenes (the paper: imagenet100s)" in claimed(runs)["C1"][0]["where"]
+    assert "scenes (the paper: imagenet100s or stl10)" in claimed(runs)["C1"][0]["where"]
     runs = sweep(make_run, "sequential", BETTER) + sweep(make_run, "adios", ADIOS)
     assert "(the paper:" not in claimed(runs)["C1"][0]["where"]
 
 
+def as_in_the_paper(run: Run, **changes: Any) -> dict[str, Any]:
+    paper = read_paper()
+    return {**paper.settings, **paper.methods[run.method], "encoder": "resnet18", **changes}
+
+
+def told(runs: Sequence[Run], configs: Mapping[str, Any], claim: str, task: str) -> list[str]:
+    """The verdicts on a claim, of results with the paper's settings of a task."""
+    frame = collect(runs)
+    frame["settings"] = [read_paper().tasks[task]] * len(frame)
+    table = claims_table(frame, entrants(frame, configs), SlotEvidence({}))
+    return [row.cells[1].text for row in table.rows if row.label.startswith(claim)]
+
+
 def test_claims__a_verdict_elsewhere_is_not_about_the_paper(make_run) -> None:
     runs = sweep(make_run, "sequential", BETTER) + sweep(make_run, "adios", ADIOS)
-    frame = collect(runs)
-    table = claims_table(frame, entrants(frame, {}), SlotEvidence({}))
+    assert told(runs, {}, "C1", "linear") == ["supported elsewhere"]
+    configs = {run.hash8: as_in_the_paper(run) for run in runs}
+    assert told(runs, configs, "C1", "linear") == ["supported"]
+    assert told(runs, configs, "C1", "finetune") == ["supported elsewhere"]  # another protocol
+    frame = collect(runs)  # which does not know the protocol
+    table = claims_table(frame, entrants(frame, configs), SlotEvidence({}))
     assert table.rows[0].cells[1].text == "supported elsewhere"
-    paper = read_paper()
+
+
+@pytest.mark.parametrize(("data", "verdict"), [("voc2012", ""), ("clevr", " elsewhere")])
+def test_claims__evaluation_data_count(make_run, data: str, verdict: str) -> None:
+    task = ("segmentation", data)
+    runs = sweep(make_run, "sequential", BETTER, task) + sweep(make_run, "adios", ADIOS, task)
+    configs = {run.hash8: as_in_the_paper(run) for run in runs}
+    assert told(runs, configs, "C3", "segmentation") == [f"supported{verdict}"]
+
+
+def test_claims__what_a_claim_varies_is_not_unlike_the_paper(make_run) -> None:
+    runs = sweep(make_run, "sequential", (55.0, 55.2, 55.1), hash8="five")
+    runs += sweep(make_run, "sequential", ADIOS, hash8="four")
     configs = {
-        run.hash8: {**paper.settings, **paper.methods[run.method], "encoder": "resnet18"}
+        run.hash8: as_in_the_paper(run, **{"method.num_masks": 5 if run.hash8 == "five" else 4})
         for run in runs
     }
-    table = claims_table(frame, entrants(frame, configs), SlotEvidence({}))
-    assert table.rows[0].cells[1].text == "supported"
+    assert told(runs, configs, "C4", "linear") == ["supported"]
+    configs = {h: config | {"epochs": 10} for h, config in configs.items()}
+    assert told(runs, configs, "C4", "linear") == ["supported elsewhere"]
 
 
 def test_claims__one_seed_decides_nothing(make_run) -> None:

@@ -4,7 +4,7 @@ import pytest
 
 from reports.results.collect import collect
 from reports.results.entrants import entrants
-from reports.stats import holm
+from reports.stats import holm, seeds_needed
 from reports.tables.comparisons import comparison_table
 
 LINEAR, KNN = ("linear", "scenes"), ("knn", "scenes")
@@ -33,7 +33,7 @@ def test_comparison_table__pairs_over_shared_seeds(make_run) -> None:
     assert set(data["b"]) >= {"SimCLR (demo)"}
     assert "SimCLR (demo)" not in set(data["a"])
     row = next(r for r in table.rows if r.label == "+ ADIOS (demo) – SimCLR (demo)")
-    assert row.cells[2].mark == "best"
+    assert row.cells[2].mark == "decided"
     assert row.cells[5].text == "0.250"  # as low as a sign flip of three seeds goes
     assert len(row.cells[0].runs) == 6
 
@@ -68,3 +68,35 @@ def test_comparison_table__controls_take_no_part(make_run) -> None:
     runs = [make_run("none", k, {LINEAR: 1.0 + k}) for k in (0, 1)]
     runs += [make_run("none", k, {LINEAR: 9.0}, control="supervised") for k in (0, 1)]
     assert compared(runs)[0] is None
+
+
+def test_comparison_table__many_pairs_lose_no_evaluation(make_run) -> None:
+    values = (1.0, 2.5)
+    names = [f"m{k:02d}" for k in range(20)]
+    runs = [
+        make_run(
+            "none" if name == "m19" else "adios", seed, {LINEAR: v + k, KNN: v * k}, hash8=name
+        )
+        for k, name in enumerate(names)
+        for seed, v in enumerate(values)
+    ]
+    table, data = compared(runs)
+    assert len(data) == len(table.rows) == 300
+    assert data.groupby("task").size().tolist() == [150, 150]
+    assert (data["b"] == "SimCLR (demo)").sum() == 2 * 19
+    assert "150 of 190 pairs of methods, those with the plain objective first" in table.notes[0]
+    linear = data[data["task"] == "linear"]
+    assert linear["p_holm"].tolist() == pytest.approx(holm(linear["p"].tolist()))
+
+
+def test_comparison_table__seeds_after_the_correction(make_run) -> None:
+    scores = {"none": (40.0, 41.0, 42.0), "adios": (40.1, 42.0, 42.2), "random": (40.5, 40.0, 43.0)}
+    runs = [
+        make_run(method, seed, {LINEAR: value})
+        for method, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    _, data = compared(runs)
+    first = data.iloc[0]
+    assert first["seeds_needed"] == seeds_needed(first["effect"], 0.05 / 3)
+    assert first["seeds_needed"] > seeds_needed(first["effect"])

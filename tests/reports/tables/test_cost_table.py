@@ -38,12 +38,12 @@ def test_cost_table__medians_and_times_the_plain_objective(make_run) -> None:
     table = made(runs, h={"epochs": 1000})
     assert table is not None
     assert [column.heading for column in table.columns] == [
-        "Epochs", "Images/s", "Hours", "Device", "PFLOP", "× plain", "Memory, GB"
+        "Epochs", "Images/s", "Hours", "Device hours", "Device", "PFLOP", "× plain", "Memory, GB"
     ]  # fmt: skip
     # Nine million images in two hours: 1250 a second.
     assert rows(table) == {
-        "SimCLR (demo)": ["1,000", "1,250", "2", "cuda", "2", "1", "3"],
-        "+ ADIOS (demo)": ["–", "1,250", "2", "–", "5", "2.5", "3"],
+        "SimCLR (demo)": ["1,000", "1,250", "2", "2", "cuda", "2", "1", "3"],
+        "+ ADIOS (demo)": ["–", "1,250", "2", "2", "–", "5", "2.5", "3"],
     }
     assert list(table.frame()["times_plain"]) == [1.0, 2.5]
     assert table.rows[0].cells[0].runs == tuple(str(run.folder) for run in runs[:3])
@@ -56,7 +56,7 @@ def test_cost_table__no_plain_objective_of_the_setting(make_run) -> None:
         make_run("adios", 0, {LINEAR: 40.0}, cost=COST, setting="mine"),
     ]
     table = made(runs)
-    assert rows(table)["+ ADIOS (demo)"][5] == "–"
+    assert rows(table)["+ ADIOS (demo)"][6] == "–"
     assert table is not None
     assert [row.block for row in table.rows] == ["methods", "methods", "controls"]
 
@@ -64,7 +64,9 @@ def test_cost_table__no_plain_objective_of_the_setting(make_run) -> None:
 def test_cost_table__several_processes_and_threads(make_run) -> None:
     run = make_run("none", 0, {LINEAR: 40.0}, hash8="h", cost=COST)
     machine(run, {"device": "cpu", "processes": 4})
-    assert rows(made([run], h={"threads": 2}))["SimCLR (demo)"][3] == "cpu, 2 threads × 4"
+    table = made([run], h={"threads": 2})
+    assert rows(table)["SimCLR (demo)"][2:5] == ["2", "8", "cpu, 2 threads × 4"]
+    assert list(table.frame()["device_hours"]) == [8.0]
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_cost_table__several_processes_and_threads(make_run) -> None:
 def test_cost_table__provenance_that_is_none(make_run, content: str) -> None:
     run = make_run("none", 0, {LINEAR: 40.0}, cost=COST)
     (run.folder / "provenance.json").write_text(content)
-    assert rows(made([run]))["SimCLR (demo)"][3] == "–"
+    assert rows(made([run]))["SimCLR (demo)"][4] == "–"
 
 
 def test_cost_table__what_did_not_train_has_no_row(make_run) -> None:

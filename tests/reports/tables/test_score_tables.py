@@ -355,3 +355,12 @@ def test_score_tables__nothing_finished(make_run) -> None:
 def test_score_tables__only_those_with_columns(make_run) -> None:
     assert list(tables([make_run("none", 0, {TRANSFER: 1.0})])) == ["table2"]
     assert tables([]) == {}
+
+
+def test_score_tables__what_was_not_planned_is_told(make_run) -> None:
+    runs = [make_run("adios", 0, {LINEAR: 40.0, KNN: 30.0}), make_run("none", 0, {LINEAR: 41.0})]
+    told = "–: not planned for that row"
+    (table,) = score_tables(collect(runs))
+    assert any(note.startswith(told) for note in table.notes)
+    (table,) = score_tables(collect(runs[:1]))
+    assert not any(note.startswith(told) for note in table.notes)
