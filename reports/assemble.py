@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import pandas as pd
 from benchmark.runs import Run
 from reports.material import NOT_TABULATED, Material, chapters, gather
 from reports.meanwhile import meanwhile
-from reports.page.report import Picture, Report, Section
+from reports.page.report import Pictures, Report, Section
 from reports.page.run_pages import run_pages, without_broken
 from reports.page.summary import summary
 from reports.results.labels import Config
@@ -42,19 +42,22 @@ def assemble(
         command: that makes the report.
         commit: of the code that makes it.
         test: see `reports.tables.score_tables.score_tables`.
-        fork: draw in a process of its own, see `reports.meanwhile.meanwhile`.
+        fork: draw in processes of their own, see `reports.meanwhile.meanwhile`.
     """
     material = gather(frame, configs, runs)
     notes = [f"Command: `{' '.join(command.split())}`"] if command else []
     if commit is not None:
         notes.append(f"The table was written at commit {commit[:10]}.")
-    drawing = partial(_drawn, material, figures)
-    with meanwhile(drawing) if fork else nullcontext(drawing) as drawn:
+    works: list[Callable[[], Pictures]] = []
+    if figures is not None:
+        works = [partial(draw, material, figures) for draw in (_draw_scores, _draw_masks)]
+    with ExitStack() as stack:
+        drawn = [stack.enter_context(meanwhile(work)) if fork else work for work in works]
         tables = chapters(material, test=test, notes=notes)
         (claims,) = (table for table in tables["Beside the paper"] if table.name == "claims")
         sentences = [*summary(material.tabulated, material.entrants, claims, test=test)]
         pages, broken = without_broken(run_pages(material.frame, runs))
-        pictures = drawn()
+        pictures = {section: own for result in drawn for section, own in result().items()}
     sections = [Section(k, tables=own, pictures=pictures.get(k, [])) for k, own in tables.items()]
     presets = set(material.frame["preset"]) & set(NOT_TABULATED)
     sentences += [
@@ -72,9 +75,14 @@ def assemble(
     )
 
 
-def _drawn(material: Material, folder: Path | None) -> Mapping[str, Sequence[Picture]]:
-    if folder is None:
-        return {}
-    from reports.figures.pictures import draw  # here, as matplotlib takes a second to import
+# The modules are imported when they are used, as matplotlib takes a second.
+def _draw_scores(material: Material, folder: Path) -> Pictures:
+    from reports.figures.pictures import draw_scores
 
-    return draw(material, folder)
+    return draw_scores(material, folder)
+
+
+def _draw_masks(material: Material, folder: Path) -> Pictures:
+    from reports.figures.pictures import draw_masks
+
+    return draw_masks(material, folder)

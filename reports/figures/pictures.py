@@ -16,25 +16,21 @@ from reports.figures.score_plots import MOST_ROWS, plot_compute, plot_points
 from reports.figures.style import save, themed
 from reports.figures.training_plots import MOST_CURVES, logged, plot_curves, plot_overlap
 from reports.material import Material
-from reports.page.report import Picture
+from reports.page.report import Picture, Pictures
 from reports.results.mask_runs import Configuration
 from reports.tables.ablations import ablation_names, also_varied, varied_alone
 
 MOST_WITH_MASKS = 5  # configurations; `reports/masks.py` draws all
-Pictures = dict[str, list[Picture]]  # by the section that they are in
 
 
-def draw(material: Material, folder: Path) -> Pictures:
-    """Draw all that there is something for, each as PNG and PDF.
+def draw_scores(material: Material, folder: Path) -> Pictures:
+    """Draw what there is of scores, training and cost, each as PNG and PDF.
 
     Args:
         material: that they are made of.
         folder: for the files.
-
-    Raises:
-        ValueError: naming a file that is broken.
     """
-    pictures: Pictures = {}
+    pictures: dict[str, list[Picture]] = {}
 
     def add(section: str, name: str, title: str, text: str, figure: Figure | None) -> None:
         if figure is not None:
@@ -71,15 +67,20 @@ def draw(material: Material, folder: Path) -> Pictures:
         text = f"The table of the ablation of {key} has the numbers."
         figure = plot_ablation(scored, key, groups)
         add("Ablations", names[key], title, text, figure)
-    pictures |= _of_masks(material.masks, folder)
     return pictures
 
 
-def _of_masks(found: Sequence[Configuration], folder: Path) -> Pictures:
-    if not found:
+def draw_masks(material: Material, folder: Path) -> Pictures:
+    """The same of masks.
+
+    Raises:
+        ValueError: naming a file that is broken.
+    """
+    if not material.masks:
         return {}
-    masks = found[:MOST_WITH_MASKS]
-    more = f" (the first {len(masks)} of {len(found)})" if len(found) > len(masks) else ""
+    masks = material.masks[:MOST_WITH_MASKS]
+    count = len(material.masks)
+    more = f" (the first {len(masks)} of {count})" if count > len(masks) else ""
     names = ", ".join(one.label for one in masks)
     pictures = [
         Picture(

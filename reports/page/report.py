@@ -25,6 +25,9 @@ class Picture:
     png: Path
 
 
+Pictures = Mapping[str, Sequence[Picture]]  # by the section that they are in
+
+
 @dataclass(frozen=True)
 class Section:
     """A chapter: sentences, then tables, then pictures."""
