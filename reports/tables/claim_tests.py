@@ -14,7 +14,7 @@ from reports.results.labels import SAME
 from reports.stats import ALPHA, Comparison, compare
 from reports.tables.claim_evidence import Evidence, Finding, Verdict
 from reports.tables.compute_table import comparable, equally_dear
-from reports.tables.published import read_paper, unlike_paper
+from reports.tables.published import first_of, read_paper, unlike_paper, unlike_task
 
 _SEVERAL_OBJECTS = ("scenes", "clevr", "voc2012")
 _ONE_OBJECT = ("imagenet100s", "imagenet100", "stl10", "cifar10", "cifar100", "digits")
@@ -59,8 +59,9 @@ def _beats(evidence: Evidence, claim: str, kind: str) -> Iterator[Finding]:
             ]
             known = " or ".join(dict.fromkeys(scored for _, scored in places))
             other = "" if (ours.data, column.data) in places else f" (the paper: {known})"
-            unlike = unlike_paper(ours)
-            other += f" (unlike the paper: {', '.join(unlike)})" if unlike else ""
+            settings = unlike_task(column, evidence.settings.get(column))
+            unlike = [*unlike_paper(ours), *(f"{kind}.{key}" for key in settings)]
+            other += f" (unlike the paper: {first_of(unlike)})" if unlike else ""
             what = f"{_named(column)}{other}"
             yield from _scores(claim, what, ours, theirs, column, evidence)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 
 import pandas as pd
@@ -27,7 +27,8 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
     """
     cells = outcomes(frame[frame["control"].isna()], "hash8")
     headings = evaluations(frame)
-    pairs = list(_pairs(entrants))
+    scored = {hash8 for (hash8, _), cell in cells.items() if cell.n > 1}
+    pairs = _pairs([one for one in entrants.values() if one.hash8 in scored])
     shown_pairs = pairs[: max(_MOST // max(len(headings), 1), 1)]
     rows: list[Row] = []
     lines: list[dict[str, object]] = []
@@ -89,9 +90,8 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
     )
 
 
-def _pairs(entrants: Mapping[str, Entrant]) -> list[tuple[Entrant, Entrant]]:
+def _pairs(methods: Sequence[Entrant]) -> list[tuple[Entrant, Entrant]]:
     """Those that can be compared; the plain objective comes second, and its pairs first."""
-    methods = [one for one in entrants.values() if one.control is None]
     alike = [
         (b, a) if a.method == "none" != b.method else (a, b)
         for b, a in combinations(methods, 2)

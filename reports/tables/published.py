@@ -115,7 +115,7 @@ def published_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Tab
             _ours(ours),
             number_cell(difference, "+.2f"),
             Cell("" if math.isnan(low) else f"{low:+.2f} to {high:+.2f}"),
-            Cell(f"{verdict}: {_told(differs)}" if differs else verdict, runs=ours.runs),
+            Cell(f"{verdict}: {first_of(differs)}" if differs else verdict, runs=ours.runs),
         ]
         rows.append(Row(f"{one.label}, {headings[column]} on {column.data}", cells))
         lines.append(
@@ -226,7 +226,8 @@ def _differing(
             yield f"{theirs.task}.{key} {found} (published {value})"
 
 
-def _told(differs: Sequence[str]) -> str:
+def first_of(differs: Sequence[str]) -> str:
+    """The first of many things that differ, and how many more there are."""
     more = f", and {len(differs) - _NAMED} more" if len(differs) > _NAMED else ""
     return ", ".join(differs[:_NAMED]) + more
 
