@@ -280,7 +280,7 @@ def report(plans: Sequence[Planned], *, command: str, page: bool = True) -> bool
     for problem in built.report.left_out:
         print(f"error: {problem}", file=sys.stderr)
     if left_out := {run.preset for run in runs} & set(NOT_TABULATED):
-        print(f"preset={left_out.pop()} is an ablation: its results are in no table")
+        print(f"preset={left_out.pop()} is an ablation: its results are in tables of these alone")
     unfinished = [run for run in runs if not run.complete]
     for run in unfinished:
         failures = ", ".join(map(str, run.error_files))

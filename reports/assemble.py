@@ -61,7 +61,8 @@ def assemble(
     sections = [Section(k, tables=own, pictures=pictures.get(k, [])) for k, own in tables.items()]
     presets = set(material.frame["preset"]) & set(NOT_TABULATED)
     sentences += [
-        f"preset={p} is an ablation: figures show its scores, tables do not." for p in presets
+        f"preset={p} is an ablation: its scores are in figures, and in tables of ablations alone."
+        for p in presets
     ]
     return Report(
         title="maskbench report",

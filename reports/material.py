@@ -30,7 +30,7 @@ from reports.tables.published import published_table
 from reports.tables.score_tables import score_tables
 from reports.tables.settings_tables import settings_tables
 
-# Presets that are ablations of one choice: their scores are in no table, and compete with none.
+# Presets that are ablations of one choice: their scores compete with those of no other preset.
 NOT_TABULATED = ("paper_literal",)
 
 
@@ -59,7 +59,7 @@ class Material:
 
     @property
     def tabulated(self) -> pd.DataFrame:
-        """Those that tables of scores may hold."""
+        """Those that may stand beside one another."""
         return self.scored[~self.scored["preset"].isin(NOT_TABULATED)]
 
 
@@ -110,7 +110,7 @@ def chapters(
         "Cost": [cost_table(own), compute_table(own, material.logs)],
         "Training": [],
         "Masks": [*_mask_tables(scored, material.masks)],
-        "Ablations": [*ablation_tables(tabulated, compared, test)],
+        "Ablations": [*ablation_tables(scored, own, test)],
         "Other metrics": [*metric_tables(tabulated, test)],
         "Settings": [*settings_tables(own)],
     }

@@ -35,11 +35,13 @@ def meanwhile(work: Callable[[], Result]) -> Iterator[Callable[[], Result]]:
     def result() -> Result:
         try:
             outcome = receiver.recv()
-        except EOFError as error:
+        except (EOFError, OSError) as error:
             process.join()
+            why = "killed, as happens where memory is short; free some and start again"
+            if process.exitcode is not None and process.exitcode >= 0:
+                why = "its mistake is told above"
             raise ChildProcessError(
-                f"a process of this report ended without a result (exit status {process.exitcode}"
-                "; -9: killed, as happens where memory is short); start again"
+                f"a process of this report ended without a result ({why})"
             ) from error
         if isinstance(outcome, Exception):
             raise outcome

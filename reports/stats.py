@@ -25,7 +25,8 @@ LEVEL = 1 - ALPHA
 POWER = 0.8
 MOST_SEEDS = 1000  # that `seeds_needed` tells
 
-_LARGEST_EFFECT = 5.0  # for which three seeds are enough; without noise it is infinite
+_LARGEST_EFFECT = 1000.0  # without noise it is infinite
+_LEAST = 3  # seeds by which an effect is known
 _EXACT = 12  # differences whose signs are all flipped; of more, random ones
 
 
@@ -142,7 +143,7 @@ def seeds_needed(effect: float, alpha: float = ALPHA) -> int | None:
     if math.isnan(effect) or effect == 0:
         return None
     size = min(abs(effect), _LARGEST_EFFECT)
-    tried = range(2, MOST_SEEDS + 1)
+    tried = range(_LEAST, MOST_SEEDS + 1)
     # Not a number is what scipy gives for a power of about 1.
     found = bisect_left(tried, True, key=lambda n: not power(size, n, alpha) < POWER)
     return tried[found] if found < len(tried) else None

@@ -47,7 +47,7 @@ def draw_scores(material: Material, folder: Path) -> Pictures:
         first = f", the first {MOST_ROWS} of {rows} rows" if rows > MOST_ROWS else ""
         title = f"Every seed{first}: points are seeds, bars 95% t intervals of the mean"
         add("Scores", "points", title, text, plot_points(scored))
-    curves = list(logged(entrants, material.logs))
+    curves = [one.label for one in logged(entrants, material.logs)]
     first = f", the first {MOST_CURVES} of {len(curves)}" if len(curves) > MOST_CURVES else ""
     title = (
         f"Online probe and loss over training{first}: mean over seeds, from the lowest to the "

@@ -12,20 +12,14 @@ from matplotlib.lines import Line2D
 
 from reports.figures.style import INK, colours, panels, themed, wrapped
 from reports.results.entrants import Entrant
-from reports.results.training_log import Series, ended, paired
+from reports.results.training_log import Series, paired
 
 MOST_CURVES = 10
 
 
-def logged(
-    entrants: Mapping[str, Entrant], logs: Mapping[str, Series]
-) -> dict[str, Sequence[Series]]:
-    """The logs of each entrant that has some, by label."""
-    own = {
-        one.label: [logs[folder] for folder in one.runs.values() if folder in logs]
-        for one in entrants.values()
-    }
-    return {label: runs for label, runs in own.items() if runs}
+def logged(entrants: Mapping[str, Entrant], logs: Mapping[str, Series]) -> list[Entrant]:
+    """Those that have logs."""
+    return [one for one in entrants.values() if any(run in logs for run in one.runs.values())]
 
 
 def plot_curves(
@@ -43,15 +37,17 @@ def plot_curves(
     Returns:
         None if nothing was logged.
     """
-    shown = dict(list(logged(entrants, logs).items())[:MOST_CURVES])
+    shown = logged(entrants, logs)[:MOST_CURVES]
     if not shown:
         return None
     with themed():
         figure = Figure(figsize=(9, 3.8), layout="constrained")
         grid = figure.subplots(1, 2)
         palette = colours(len(shown))
-        for runs, colour in zip(shown.values(), palette, strict=True):
-            whole, parts = ended(runs)
+        for one, colour in zip(shown, palette, strict=True):
+            own = {folder: logs[folder] for folder in one.runs.values() if folder in logs}
+            whole = [series for folder, series in own.items() if folder in one.trained]
+            parts = [series for folder, series in own.items() if folder not in one.trained]
             for axes, key in zip(grid, ("probe", "loss"), strict=True):
                 _band(axes, [paired(series, x, key) for series in whole], colour)
                 for series in parts:
@@ -61,8 +57,8 @@ def plot_curves(
         for axes in grid:
             axes.set_xlabel(x)
         handles = [
-            Line2D([], [], color=colour, label=label)
-            for label, colour in zip(shown, palette, strict=True)
+            Line2D([], [], color=colour, label=one.label)
+            for one, colour in zip(shown, palette, strict=True)
         ]
         figure.legend(handles=handles, loc="outside lower center", ncols=3, frameon=False)
     return figure

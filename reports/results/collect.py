@@ -27,6 +27,7 @@ COLUMNS = (
     "setting",
     "control",
     "run",  # the folder
+    "trained",  # whether its pretraining has ended
     "flops",  # of the pretraining, as are the next three
     "train_seconds",
     "images",  # seen
@@ -88,6 +89,7 @@ def collect(runs: Iterable[Run], configs: Mapping[str, Config] | None = None) ->
             "run": str(run.folder),
         }
         record = _record(run)
+        about["trained"] = record is not None and not isinstance(record, ValueError)
         about |= _cost(record)
         if not run.tasks:
             results[str(run.folder)] = [{**about, **_no_task(record)}]
@@ -107,7 +109,7 @@ def collect(runs: Iterable[Run], configs: Mapping[str, Config] | None = None) ->
     frame = pd.DataFrame(rows, columns=list(COLUMNS))
     # Whole numbers beside None, which pandas would turn into floats.
     frame["eval_seed"] = pd.Series([row["eval_seed"] for row in rows], dtype=object)
-    return frame.astype({"main": bool, "value": float})
+    return frame.astype({"main": bool, "trained": bool, "value": float})
 
 
 def _in_table_order(runs: list[Run]) -> list[Run]:

@@ -22,6 +22,7 @@ class Entrant:
         setting: hash of everything but method, objective and seed.
         control: see `benchmark.runs.Run`.
         runs: folders by seed of pretraining.
+        trained: the folders of those that have ended.
         settings: resolved, by dotted key; empty where they are not known.
         flops, seconds, images, memory: of the pretraining, medians over seeds; NaN if not known.
     """
@@ -36,6 +37,7 @@ class Entrant:
     setting: str
     control: str | None
     runs: Mapping[int, str]
+    trained: frozenset[str]
     settings: Mapping[str, Any]
     flops: float
     seconds: float
@@ -73,6 +75,7 @@ def entrants(frame: pd.DataFrame, configs: Mapping[str, Config]) -> dict[str, En
             runs={
                 int(seed): str(run) for seed, run in zip(seeds["seed"], seeds["run"], strict=True)
             },
+            trained=frozenset(map(str, seeds.loc[seeds["trained"], "run"])),
             settings=flattened(configs.get(str(hash8), {})),
         )
     return found

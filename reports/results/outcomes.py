@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import count
 from statistics import fmean
 
 import numpy as np
@@ -140,12 +141,14 @@ class Rival:
     Attributes:
         comparison: of the best, minus this one, over the seeds that both have.
         p: of the test that was chosen, by Holm's method corrected for all rivals of the column.
+        test: that was chosen.
         tests: rivals of the column that were tested.
         tied: whether it is not significantly worse, by a test that could have found it worse.
     """
 
     comparison: Comparison
     p: float
+    test: Test
     tests: int
     tied: bool
 
@@ -156,8 +159,14 @@ class Rival:
 
     @property
     def seeds_needed(self) -> int | None:
-        """How many would tell it from the best, if difference and noise are as seen."""
-        return self.comparison.seeds_needed(max(self.tests, 1))
+        """How many would tell it from the best, if difference and noise are as seen.
+
+        That is at the first and hardest step of Holm's correction, by the power of a t test, and
+        no fewer than the chosen test can reject with.
+        """
+        needed = self.comparison.seeds_needed(max(self.tests, 1))
+        least = next(n for n in count(2) if lowest_p(n, self.test) * self.tests <= ALPHA)
+        return None if needed is None else max(needed, least)
 
 
 @dataclass(frozen=True)
@@ -204,6 +213,6 @@ def rank(column: Mapping[str, Outcome], test: Test = "t") -> Ranking:
     for (label, comparison), p in zip(compared.items(), adjusted, strict=True):
         # Whether the test could have found a difference in this family, however large.
         can_reject = not math.isnan(p) and lowest_p(comparison.n, test) * tests <= ALPHA
-        rival = Rival(comparison, p, tests, tied=False)
+        rival = Rival(comparison, p, test, tests, tied=False)
         rivals[label] = replace(rival, tied=can_reject and not rival.worse)
     return Ranking(best, rivals)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict
 
@@ -92,17 +92,6 @@ def read_series(folders: Iterable[str]) -> tuple[dict[str, Series], list[str]]:
                 for key in KEYS
             }
     return found, problems
-
-
-def ended(logs: Sequence[Series]) -> tuple[list[Series], list[Series]]:
-    """Logs of one configuration that come as far as the furthest, and the others.
-
-    A seed that was stopped, or goes on, is in no mean with those that have ended: at its end that
-    would be a mean over the others alone.
-    """
-    last = [float(np.nanmax(series["step"])) for series in logs]
-    whole = [series for series, step in zip(logs, last, strict=True) if step == max(last)]
-    return whole, [series for series, step in zip(logs, last, strict=True) if step < max(last)]
 
 
 def paired(series: Series, x: str, y: str) -> tuple[np.ndarray, np.ndarray]:

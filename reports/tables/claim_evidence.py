@@ -28,8 +28,8 @@ class Finding:
         n: seeds.
         needed: seeds that would decide, if effect and noise are as seen; None if not known.
         runs: folders.
-        elsewhere: whether data or settings are not the paper's, so that the verdict is about these
-            and not about the paper.
+        unlike: data and settings that are not the paper's, so that the verdict is about these and
+            not about the paper.
     """
 
     claim: str
@@ -40,13 +40,13 @@ class Finding:
     n: int = 0
     needed: int | None = None
     runs: tuple[str, ...] = ()
-    elsewhere: bool = False
+    unlike: tuple[str, ...] = ()
 
     @property
     def told(self) -> str:
         """The verdict as a reader is told it."""
         decided = self.verdict in ("supported", "refuted")
-        return f"{self.verdict} elsewhere" if decided and self.elsewhere else self.verdict
+        return f"{self.verdict} elsewhere" if decided and self.unlike else self.verdict
 
 
 @dataclass(frozen=True)
@@ -67,28 +67,32 @@ class Evidence:
                 if (one.method, other.method) == (a, b) and same_setting(one, other):
                     yield one, other
 
-    def elsewhere(
-        self, *of: Entrant, column: Evaluation | None = None, varied: Sequence[str] = ()
-    ) -> bool:
-        """Whether anything but what a claim varies is not as in the paper: data or settings.
+    def unlike(
+        self,
+        *of: Entrant,
+        column: Evaluation | None = None,
+        varied: Sequence[str] = (),
+        any_data: bool = False,
+    ) -> tuple[str, ...]:
+        """What is not as in the paper, but for what a claim varies: data, and keys of settings.
 
         Args:
             of: entrants that the claim is judged by.
             column: by which they are scored; None if they are not.
             varied: keys of their settings that the claim is about.
+            any_data: whether the claim is about data that the paper lacks.
         """
         paper = read_paper()
-        places = paper.places(column.kind) if column else [(s.data, "") for s in paper.scores]
-        there = all((one.data, column.data if column else "") in places for one in of)
-        return not there or self.other_settings(*of, column=column, varied=varied)
-
-    def other_settings(
-        self, *of: Entrant, column: Evaluation | None = None, varied: Sequence[str] = ()
-    ) -> bool:
-        """The same of settings alone."""
-        if any(set(unlike_paper(one)) - set(varied) for one in of):
-            return True
-        return column is not None and bool(unlike_task(column, self.settings.get(column)))
+        found: list[str] = []
+        for one in of:
+            scored = f"{column.kind} on {column.data} after " if column else ""
+            places = paper.places(column.kind) if column else [(s.data, "") for s in paper.scores]
+            if not any_data and (one.data, column.data if column else "") not in places:
+                found.append(f"{scored}{one.data}")
+            found += [key for key in unlike_paper(one) if key not in varied]
+        if column is not None:
+            found += unlike_task(column, self.settings.get(column))
+        return tuple(dict.fromkeys(found))
 
     def columns(self, kind: str, data: str | None = None) -> list[Evaluation]:
         """Evaluations of a kind, on one data set."""

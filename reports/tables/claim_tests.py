@@ -14,7 +14,7 @@ from reports.results.labels import SAME
 from reports.stats import ALPHA, Comparison, compare
 from reports.tables.claim_evidence import Evidence, Finding, Verdict
 from reports.tables.compute_table import comparable, equally_dear
-from reports.tables.published import first_of, read_paper, unlike_paper, unlike_task
+from reports.tables.published import read_paper
 
 _SEVERAL_OBJECTS = ("scenes", "clevr", "voc2012")
 _ONE_OBJECT = ("imagenet100s", "imagenet100", "stl10", "cifar10", "cifar100", "digits")
@@ -54,16 +54,7 @@ def _beats(evidence: Evidence, claim: str, kind: str) -> Iterator[Finding]:
     """Is sequential above ADIOS?"""
     for ours, theirs in evidence.pairs("sequential", "adios"):
         for column in evidence.columns(kind, None if kind == "segmentation" else ours.data):
-            places = [
-                (a, b) for a, b in read_paper().places(kind) if kind == "segmentation" or a == b
-            ]
-            known = " or ".join(dict.fromkeys(scored for _, scored in places))
-            other = "" if (ours.data, column.data) in places else f" (the paper: {known})"
-            settings = unlike_task(column, evidence.settings.get(column))
-            unlike = [*unlike_paper(ours), *(f"{kind}.{key}" for key in settings)]
-            other += f" (unlike the paper: {first_of(unlike)})" if unlike else ""
-            what = f"{_named(column)}{other}"
-            yield from _scores(claim, what, ours, theirs, column, evidence)
+            yield from _scores(claim, _named(column), ours, theirs, column, evidence)
 
 
 def _named(column: Evaluation) -> str:
@@ -77,7 +68,7 @@ def _difference(
     b: Mapping[int, float],
     of: Sequence[Entrant],
     *,
-    elsewhere: bool,
+    unlike: tuple[str, ...],
     margin: float = 0.0,
     unit: str = "points",
 ) -> Finding:
@@ -89,7 +80,7 @@ def _difference(
         a: by seed.
         b: by seed.
         of: whose difference it is.
-        elsewhere: see `reports.tables.claim_evidence.Finding`.
+        unlike: see `reports.tables.claim_evidence.Finding`.
         margin: below zero that still counts as no worse.
         unit: of the difference.
     """
@@ -112,7 +103,7 @@ def _difference(
         found.n,
         from_margin.seeds_needed() if verdict == "undecided" else None,
         tuple(run for one in of for run in one.runs.values()),
-        elsewhere,
+        unlike,
     )
 
 
@@ -148,8 +139,8 @@ def _five_masks(evidence: Evidence) -> Iterator[Finding]:
     for a, b in _differing_in(evidence, "method.num_masks"):
         if (a.settings["method.num_masks"], b.settings["method.num_masks"]) == (5, 4):
             for column in evidence.columns("linear", a.data):
-                varied = ["method.num_masks"]
-                yield from _scores("C4", _named(column), a, b, column, evidence, margin, varied)
+                unlike = evidence.unlike(a, b, column=column, varied=["method.num_masks"])
+                yield from _scores("C4", _named(column), a, b, column, evidence, margin, unlike)
 
 
 def _scores(
@@ -160,15 +151,18 @@ def _scores(
     column: Evaluation,
     evidence: Evidence,
     margin: float = 0.0,
-    varied: Sequence[str] = (),
+    unlike: tuple[str, ...] | None = None,
 ) -> Iterator[Finding]:
-    """Does one entrant score higher than another, or no lower than by a margin?"""
+    """Does one entrant score higher than another, or no lower than by a margin?
+
+    ``unlike`` is all that is not as in the paper, unless it is given.
+    """
     ours, theirs = (evidence.cells.get((one.hash8, column)) for one in (a, b))
     if ours is not None and theirs is not None:
         where = f"{what}, {a.label} and {b.label}"
-        elsewhere = evidence.elsewhere(a, b, column=column, varied=varied)
+        unlike = evidence.unlike(a, b, column=column) if unlike is None else unlike
         scores = (ours.by_seed, theirs.by_seed)
-        yield _difference(claim, where, *scores, (a, b), elsewhere=elsewhere, margin=margin)
+        yield _difference(claim, where, *scores, (a, b), unlike=unlike, margin=margin)
 
 
 def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
@@ -186,7 +180,7 @@ def _empty_slots(evidence: Evidence) -> Iterator[Finding]:
                 n,
                 None if _by_count(k, n) != "undecided" or k not in (0, n) else 6,
                 tuple(one.runs.values()),
-                evidence.elsewhere(one),
+                evidence.unlike(one),
             )
 
 
@@ -207,9 +201,8 @@ def _consistency(evidence: Evidence) -> Iterator[Finding]:
         if without and with_it:
             where = f"smoothness, {a.data}, {a.label} and {b.label}"
             unit = "% of a mask value less rough"
-            elsewhere = evidence.elsewhere(a, b)
-            of = (a, b)
-            yield _difference("C6", where, without, with_it, of, elsewhere=elsewhere, unit=unit)
+            unlike = evidence.unlike(a, b)
+            yield _difference("C6", where, without, with_it, (a, b), unlike=unlike, unit=unit)
         for column in evidence.columns("linear", a.data):
             yield from _scores("C6", _named(column), a, b, column, evidence, margin)
 
@@ -225,9 +218,8 @@ def _stable_slots(evidence: Evidence) -> Iterator[Finding]:
                 f"{ours.data}, {ours.label} and {theirs.label}"
             )
             of = (ours, theirs)
-            elsewhere = evidence.elsewhere(*of)
-            unit = "% of overlap"
-            line = _difference("C7", where, kept, kept_by_adios, of, elsewhere=elsewhere, unit=unit)
+            unlike, unit = evidence.unlike(*of), "% of overlap"
+            line = _difference("C7", where, kept, kept_by_adios, of, unlike=unlike, unit=unit)
             needed = None if line.needed is None else 2 * line.needed  # a pair has two seeds
             yield replace(line, needed=needed)
 
@@ -240,8 +232,10 @@ def _equal_means(evidence: Evidence) -> Iterator[Finding]:
                 if (one.method, other.method) == ("sequential", "none"):
                     for column in evidence.columns("linear", one.data):
                         what = f"equal compute: {_named(column)}"
-                        varied = ["epochs"]
-                        yield from _scores("C8", what, one, other, column, evidence, varied=varied)
+                        unlike = evidence.unlike(one, column=column)
+                        unlike += evidence.unlike(other, column=column, varied=["epochs"])
+                        unlike = tuple(dict.fromkeys(unlike))
+                        yield from _scores("C8", what, one, other, column, evidence, unlike=unlike)
     for one, other in evidence.pairs("sequential", "adios"):
         reductions = {o.settings.get("method.reduction") for o in (one, other)}
         if len(reductions) == 1 and None not in reductions:
@@ -273,7 +267,7 @@ def _several_objects(evidence: Evidence) -> Iterator[Finding]:
                 min(len(a), len(b)),
                 None,
                 (*more.runs, *less.runs),
-                more.elsewhere or less.elsewhere,
+                tuple(dict.fromkeys(more.unlike + less.unlike)),
             )
 
 
@@ -285,7 +279,7 @@ class _Gain:
     setting: tuple[str, ...]  # what must be alike on another data set
     by_seed: Mapping[int, float]
     runs: tuple[str, ...]
-    elsewhere: bool  # in more than the data, of which the claim is about some that the paper lacks
+    unlike: tuple[str, ...]
 
 
 def _gains(evidence: Evidence) -> Iterator[_Gain]:
@@ -299,5 +293,5 @@ def _gains(evidence: Evidence) -> Iterator[_Gain]:
                     (a.objective, a.encoder, a.preset, column.protocol_id),
                     {seed: ours.by_seed[seed] - theirs.by_seed[seed] for seed in shared},
                     (*a.runs.values(), *b.runs.values()),
-                    evidence.other_settings(a, b, column=column),
+                    evidence.unlike(a, b, column=column, any_data=True),
                 )

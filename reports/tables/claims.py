@@ -10,11 +10,11 @@ from reports.results.entrants import Entrant
 from reports.results.evaluations import evaluations
 from reports.results.outcomes import outcomes
 from reports.stats import ALPHA
-from reports.tables.claim_evidence import Evidence
+from reports.tables.claim_evidence import Evidence, Finding
 from reports.tables.claim_tests import findings
 from reports.tables.markup import Cell, Column, Row, Table
 from reports.tables.mask_evidence import SlotEvidence
-from reports.tables.published import read_paper, task_settings
+from reports.tables.published import first_of, read_paper, task_settings
 
 CLAIMS = {
     "C1": "Sequential masks beat ADIOS in the linear probe on the pretraining data",
@@ -52,7 +52,7 @@ def claims_table(
         Row(
             f"{one.claim} {CLAIMS[one.claim]}",
             [
-                Cell(one.where, runs=one.runs),
+                Cell(_where(one), runs=one.runs),
                 Cell(one.told, mark="decided" if one.verdict in ("supported", "refuted") else ""),
                 Cell(one.effect),
                 Cell(one.test),
@@ -71,9 +71,17 @@ def claims_table(
         rows=rows,
         notes=[
             "Undecided: the test found nothing with n seeds; Seeds would decide at a power of 80%, "
-            "if effect and noise are as seen. Elsewhere: data or settings are not the paper's, so "
-            "that the line tells whether the claim holds there, and nothing of the paper's runs."
+            "if effect and noise are as seen. Elsewhere: data (of which C9 is about some that the "
+            "paper lacks) or settings are not the paper's, so that the line tells whether the "
+            "claim holds there, and nothing of the paper's runs."
         ],
         head="Claim",
-        data=pd.DataFrame([vars(one) for one in found]).drop(columns="runs"),
+        data=pd.DataFrame(
+            {**vars(one), "unlike": "; ".join(one.unlike), "runs": "; ".join(one.runs)}
+            for one in found
+        ),
     )
+
+
+def _where(one: Finding) -> str:
+    return one.where + (f" (unlike the paper: {first_of(one.unlike)})" if one.unlike else "")

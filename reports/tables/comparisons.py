@@ -10,7 +10,7 @@ import pandas as pd
 
 from reports.results.entrants import EQUAL, Entrant, as_dear, same_setting
 from reports.results.evaluations import Evaluation, evaluations
-from reports.results.outcomes import outcomes, shown
+from reports.results.outcomes import Outcome, Where, outcomes, shown
 from reports.stats import ALPHA, Comparison, compare, holm, lowest_p
 from reports.tables.markup import Cell, Column, Row, Table, number_cell, p_cell
 
@@ -29,16 +29,21 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
     headings = evaluations(frame)
     scored = {hash8 for (hash8, _), cell in cells.items() if cell.n > 1}
     pairs = _pairs([one for one in entrants.values() if one.hash8 in scored])
-    shown_pairs = pairs[: max(_MOST // max(len(headings), 1), 1)]
+    chosen: dict[Evaluation, list[tuple[Entrant, Entrant]]] = {column: [] for column in headings}
+    taken = 0
+    for a, b in pairs:
+        both = [column for column in headings if _share_seeds(a, b, column, cells)]
+        if sum(map(len, chosen.values())) + len(both) > _MOST:
+            break
+        taken += 1
+        for column in both:
+            chosen[column].append((a, b))
     rows: list[Row] = []
     lines: list[dict[str, object]] = []
     for column, heading in headings.items():
         own = [
-            (a, b, compare(ours.by_seed, theirs.by_seed))
-            for a, b in shown_pairs
-            if (ours := cells.get((a.hash8, column))) is not None
-            and (theirs := cells.get((b.hash8, column))) is not None
-            and len(ours.by_seed.keys() & theirs.by_seed.keys()) > 1
+            (a, b, compare(cells[a.hash8, column].by_seed, cells[b.hash8, column].by_seed))
+            for a, b in chosen[column]
         ]
         adjusted = holm([found.p_t for _, _, found in own])
         for (a, b, found), p in zip(own, adjusted, strict=True):
@@ -52,9 +57,9 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
         title="Comparisons",
         caption="Differences of pairs of methods of one setting, or with as many operations, over "
         "the seeds that both have, in points: mean with its 95% t interval; p of the paired t "
-        "test, Holm-corrected over the pairs of an evaluation (bold where it is at most 0.05); p "
-        "of the sign-flip test, not corrected, as the interval is not; Cohen's d with Hedges' "
-        "correction.",
+        "test, Holm-corrected over the pairs here of an evaluation (bold where it is at most "
+        "0.05); p of the sign-flip test, not corrected, as the interval is not; Cohen's d with "
+        "Hedges' correction.",
         columns=[
             Column(name)
             for name in (
@@ -73,21 +78,30 @@ def comparison_table(frame: pd.DataFrame, entrants: Mapping[str, Entrant]) -> Ta
         notes=[
             *(
                 [
-                    f"{len(shown_pairs)} of {len(pairs)} pairs of methods, those with the plain "
+                    f"{taken} of {len(pairs)} pairs of methods, those with the plain "
                     "objective first; in a notebook the table of a part of the frame has others."
                 ]
-                if len(shown_pairs) < len(pairs)
+                if taken < len(pairs)
                 else []
             ),
             "View: whether both had as many epochs, or as many operations (within "
-            f"{EQUAL:.0%}). Seeds: how many would decide at a power of 80% after the correction, "
-            "if the difference and its noise are as seen. The sign-flip test assumes no "
-            f"distribution, and cannot go below 2/2^n: {lowest_p(3, 'sign-flip'):.2f} with three "
-            "seeds, so that it takes six seeds at least, and more for several pairs.",
+            f"{EQUAL:.0%}). Seeds: how many would decide at a power of 80%, at the first and "
+            "hardest step of the correction, if the difference and its noise are as seen. The "
+            "sign-flip test assumes no distribution, and cannot go below 2/2^n: "
+            f"{lowest_p(3, 'sign-flip'):.2f} with three seeds, so that it takes six seeds at "
+            "least, and more for several pairs.",
         ],
         head="Pair",
         data=pd.DataFrame(lines),
     )
+
+
+def _share_seeds(
+    a: Entrant, b: Entrant, column: Evaluation, cells: Mapping[Where, Outcome]
+) -> bool:
+    """Whether two entrants have two scored seeds in common."""
+    ours, theirs = (cells.get((one.hash8, column)) for one in (a, b))
+    return ours is not None and theirs is not None and len(ours.scores.keys() & theirs.scores) > 1
 
 
 def _pairs(methods: Sequence[Entrant]) -> list[tuple[Entrant, Entrant]]:

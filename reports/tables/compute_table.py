@@ -11,7 +11,7 @@ import pandas as pd
 from reports.results.entrants import EQUAL, Entrant, as_dear
 from reports.results.labels import SAME
 from reports.results.outcomes import shown
-from reports.results.training_log import Series, ended, paired
+from reports.results.training_log import Series, paired
 from reports.tables.markup import Cell, Column, Row, Table
 
 # What equal compute changes, beside the method.
@@ -98,9 +98,10 @@ def _lines(
 ) -> Iterator[tuple[Row, dict[str, object]]]:
     least = min(one.flops for one in group)
     for one in group:
-        own, _ = ended([logs[folder] for folder in one.runs.values() if folder in logs])
-        last = _known(probe_at(series, float(np.nanmax(series["flops"]))) for series in own)
-        at_equal = _known(probe_at(series, least) for series in own)
+        own = {folder: logs[folder] for folder in one.runs.values() if folder in logs}
+        ended = [series for folder, series in own.items() if folder in one.trained]
+        last = _known(probe_at(series, float(np.nanmax(series["flops"]))) for series in ended)
+        at_equal = _known(probe_at(series, least) for series in own.values())
         alike = [other.label for other in equally_dear(one, group)]
         epochs = one.settings.get("epochs")
         yield (

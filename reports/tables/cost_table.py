@@ -38,7 +38,7 @@ def cost_table(entrants: Mapping[str, Entrant]) -> Table | None:
             "epochs": one.settings.get("epochs"),
             "images_per_second": one.images / one.seconds if one.seconds else math.nan,
             "hours": one.seconds / 3600,
-            "device_hours": one.seconds / 3600 * machine.get("processes", 1),
+            "device_hours": one.seconds / 3600 * _processes(machine),
             "device": _told(machine, one),
             "pflop": one.flops / 1e15,
             "times_plain": one.flops / plain.flops if plain else math.nan,
@@ -101,6 +101,11 @@ def _machine(one: Entrant) -> _Machine:
         return {}
     machine: _Machine = found["attempts"][-1].get("machine", {})
     return machine
+
+
+def _processes(machine: _Machine) -> float:
+    """How many shared the run; NaN if the machine is not known."""
+    return machine.get("processes", 1) if machine else math.nan
 
 
 def _told(machine: _Machine, one: Entrant) -> str:

@@ -55,9 +55,15 @@ class Cell:
     @property
     def emphasis(self) -> Literal["", "bold", "underline"]:
         """How the mark is drawn."""
-        return "bold" if self.mark in ("best", "decided") else "underline" if self.mark else ""
+        return _EMPHASIS[self.mark]
 
 
+_EMPHASIS: dict[Mark, Literal["", "bold", "underline"]] = {
+    "": "",
+    "best": "bold",
+    "decided": "bold",
+    "tied": "underline",
+}
 _STYLES = {"": "", "bold": "font-weight: bold", "underline": "text-decoration: underline"}
 
 
@@ -163,8 +169,8 @@ def markdown_grid(caption: str, rows: Sequence[Sequence[str]], notes: Sequence[s
 
 
 def _marked(cell: Cell) -> str:
-    ours = {"bold": f"**{cell.text}**", "underline": f"<u>{cell.text}</u>"}
-    number = ours.get(cell.emphasis, cell.text)
+    drawn = {"bold": f"**{cell.text}**", "underline": f"<u>{cell.text}</u>"}
+    number = drawn.get(cell.emphasis, cell.text)
     return f"{number} {cell.remark}".strip() or "–"
 
 
@@ -258,8 +264,8 @@ def _row(row: Row) -> str:
 
 def _drawn(cell: Cell) -> str:
     text = escape(cell.text)
-    ours = {"bold": rf"\textbf{{{text}}}", "underline": rf"\underline{{{text}}}"}
-    number = ours.get(cell.emphasis, text)
+    drawn = {"bold": rf"\textbf{{{text}}}", "underline": rf"\underline{{{text}}}"}
+    number = drawn.get(cell.emphasis, text)
     # The count is small print: full-sized it makes the table wider than a text column.
     remark = rf"{{\scriptsize {escape(cell.remark)}}}" if cell.remark else ""
     return f"{number} {remark}".strip() or "--"

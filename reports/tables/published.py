@@ -196,19 +196,21 @@ def unlike_paper(one: Entrant) -> list[str]:
     """The settings of pretraining, by key, in which an entrant is not the paper's."""
     paper = read_paper()
     wanted = {**paper.settings, **paper.methods.get(one.method, {})}
-    return [key for key, _, _ in _unlike(one, wanted)]
+    return [key for key, _, _ in _unlike({**one.settings, **_names(one)}, wanted)]
 
 
 def unlike_task(column: Evaluation, settings: Mapping[str, Any] | None) -> list[str]:
     """The settings of an evaluation, by key, that are not the paper's, of those it tells."""
     wanted = read_paper().tasks.get(_PLAIN.get(column.kind, column.kind), {})
-    return [key for key, value in wanted.items() if (settings or {}).get(key) != value]
+    return [f"{column.kind}.{key}" for key, _, _ in _unlike(settings or {}, wanted)]
 
 
-def _unlike(one: Entrant, wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
-    """The keys of which an entrant has another value than is wanted, with both values."""
-    names = {"data": one.data, "objective": one.objective, "encoder": one.encoder}
-    own = {**one.settings, **names}
+def _names(one: Entrant) -> dict[str, str]:
+    return {"data": one.data, "objective": one.objective, "encoder": one.encoder}
+
+
+def _unlike(own: Mapping[str, Any], wanted: Mapping[str, Any]) -> Iterator[tuple[str, Any, Any]]:
+    """The keys of which settings have another value than is wanted, with both values."""
     for key, value in wanted.items():
         if (found := own.get(key, "not known")) != value:
             yield key, found, value
@@ -219,11 +221,10 @@ def _differing(
 ) -> Iterator[str]:
     """The settings that differ: "epochs 6 (published 500)"."""
     wanted = {"data": theirs.data, **paper.settings, **paper.methods.get(theirs.method, {})}
-    for key, own, value in _unlike(one, wanted):
+    for key, own, value in _unlike({**one.settings, **_names(one)}, wanted):
         yield f"{key} {own} (published {value})"
-    for key, value in paper.tasks[theirs.task].items():
-        if (found := (task or {}).get(key, "not known")) != value:
-            yield f"{theirs.task}.{key} {found} (published {value})"
+    for key, own, value in _unlike(task or {}, paper.tasks[theirs.task]):
+        yield f"{theirs.task}.{key} {own} (published {value})"
 
 
 def first_of(differs: Sequence[str]) -> str:

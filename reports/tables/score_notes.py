@@ -46,7 +46,7 @@ def notes_on(
     )
     rows = dict.fromkeys(row for row, _ in cells)
     if any((row, column) not in cells for row in rows for column in columns):
-        yield "–: not planned for that row, as a task is that has nothing to score there."
+        yield "–: no such task was planned for that row."
     by_column = {column: _of(cells, column) for column in columns}
     noises = [
         f"{heading} on {column.data} {_noise(by_column[column])}"
@@ -119,8 +119,9 @@ def seeds_that_would_decide(
             undecided.append(f"{heading} on {column.data}: {words}")
     if undecided:
         yield (
-            "Seeds that would tell a row from the best of its column (80% power after the "
-            "correction, if difference and noise are as seen; – where too few seeds tell): "
+            "Seeds that would tell a row from the best of its column (80% power of a t "
+            "test at the first and hardest step of the correction, if difference and noise are as "
+            "seen; – where too few seeds tell): "
             f"{'; '.join(undecided)}."
         )
 

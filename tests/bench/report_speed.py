@@ -67,7 +67,7 @@ def rows() -> list[Row]:
             "largest process",
             max(peaks),
             "GB",
-            note="under 1; the one that draws shares its memory",
+            note="under 1; those that draw share its memory",
         ),
         Row("reports", "report.html", size, "MB"),
     ]

@@ -83,7 +83,7 @@ def test_plot_curves__mean_and_band_over_seeds(make_run) -> None:
 
 def test_plot_curves__a_seed_that_was_stopped_is_a_thin_line(make_run) -> None:
     for k, most in enumerate((20, 20, 3)):
-        run = make_run("none", k, {LINEAR: 1.0})
+        run = make_run("none", k, {LINEAR: None if most == 3 else 1.0})
         steps = [{"epoch": 0, "step": s, "probe": 10.0 * k, "loss": 1.0} for s in range(most)]
         (run.folder / "metrics.jsonl").write_text("\n".join(map(json.dumps, steps)) + "\n")
         runs = [*(runs if k else []), run]

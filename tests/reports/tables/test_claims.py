@@ -76,7 +76,7 @@ def test_claims__sequential_above_adios(make_run, claim, task, ours, verdict) ->
     assert line["test"] == f"paired t test: p {'< 0.001' if p < 0.001 else f'= {p:.3f}'}"
     difference = np.mean(ours) - np.mean(ADIOS)
     assert line["effect"].startswith(f"{difference:+.2f} points [")
-    assert "unlike the paper: encoder.width, epochs" in line["where"]
+    assert line["unlike"].startswith("encoder.width; epochs; batch_size; ")
     assert (line["needed"] is None) == (verdict != "undecided")
 
 
@@ -84,9 +84,13 @@ def test_claims__other_data_than_the_papers_are_told(make_run) -> None:
     task = ("linear", "scenes")
     runs = sweep(make_run, "sequential", BETTER, task, data="scenes")
     runs += sweep(make_run, "adios", ADIOS, task, data="scenes")
-    assert "scenes (the paper: imagenet100s or stl10)" in claimed(runs)["C1"][0]["where"]
+    assert claimed(runs)["C1"][0]["unlike"].startswith("linear on scenes after scenes; ")
     runs = sweep(make_run, "sequential", BETTER) + sweep(make_run, "adios", ADIOS)
-    assert "(the paper:" not in claimed(runs)["C1"][0]["where"]
+    assert " after " not in claimed(runs)["C1"][0]["unlike"]
+    task = ("segmentation", "voc2012")  # the paper has it after ImageNet100-S
+    runs = sweep(make_run, "sequential", BETTER, task, data="stl10")
+    runs += sweep(make_run, "adios", ADIOS, task, data="stl10")
+    assert "segmentation on voc2012 after stl10" in claimed(runs)["C3"][0]["unlike"]
 
 
 def as_in_the_paper(run: Run, **changes: Any) -> dict[str, Any]:
@@ -111,6 +115,35 @@ def test_claims__a_verdict_elsewhere_is_not_about_the_paper(make_run) -> None:
     frame = collect(runs)  # which does not know the protocol
     table = claims_table(frame, entrants(frame, configs), SlotEvidence({}))
     assert table.rows[0].cells[1].text == "supported elsewhere"
+
+
+def test_claims__both_sides_must_be_the_papers(make_run) -> None:
+    runs = sweep(make_run, "sequential", BETTER) + sweep(make_run, "adios", ADIOS)
+    configs = {run.hash8: as_in_the_paper(run, **{"method.num_masks": 5}) for run in runs}
+    assert told(runs, configs, "C1", "linear") == ["supported elsewhere"]
+    frame = collect(runs)
+    frame["settings"] = [read_paper().tasks["linear"]] * len(frame)
+    row = claims_table(frame, entrants(frame, configs), SlotEvidence({})).rows[0]
+    assert row.cells[0].text.endswith(" (unlike the paper: method.num_masks)")
+
+
+@pytest.mark.parametrize(("epochs", "verdict"), [((500, 2000), ""), ((2, 8), " elsewhere")])
+def test_claims__equal_compute_varies_the_epochs_without_masks(
+    make_run, epochs: tuple[int, int], verdict: str
+) -> None:
+    cost = {"flops": 1e18, "seconds": 1.0}
+    runs = sweep(make_run, "sequential", BETTER, cost=cost)
+    runs += sweep(make_run, "none", ADIOS, cost=cost)
+    configs = {
+        run.hash8: {
+            **read_paper().settings,
+            **(read_paper().methods["sequential"] if run.method == "sequential" else {}),
+            "encoder": "resnet18",
+            "epochs": epochs[run.method == "none"],
+        }
+        for run in runs
+    }
+    assert told(runs, configs, "C8", "linear") == [f"supported{verdict}"]
 
 
 @pytest.mark.parametrize(("data", "verdict"), [("voc2012", ""), ("clevr", " elsewhere")])

@@ -64,12 +64,14 @@ def test_compute_table__tells_deviation_and_a_seed_that_was_stopped(runs: list[R
     by_label = {row.label: row.cells for row in found.rows}
     assert by_label["+ ADIOS (demo)"][2].plain == "50.50 ± 0.71"
     log(runs[3], [(100.0, 80.0), (200.0, 90.0)])
+    runs[3].pretraining_file.unlink()
     found = table(runs, configs_of(runs))
     by_label = {row.label: row.cells for row in found.rows}
     assert by_label["+ ADIOS (demo)"][2].plain == "50.00 (n=1)"
     assert by_label["SimCLR (demo)"][2].plain == "30.50 ± 0.71"
+    assert by_label["+ ADIOS (demo)"][3].plain == "46.25 ± 47.73"  # it had come so far
     line = found.data.set_index("label").loc["+ ADIOS (demo)"]
-    assert (line["n"], line["n_at_equal_compute"]) == (1, 1)
+    assert (line["n"], line["n_at_equal_compute"]) == (1, 2)
     assert math.isnan(line["probe_std"])
 
 

@@ -43,7 +43,7 @@ def test_cost_table__medians_and_times_the_plain_objective(make_run) -> None:
     # Nine million images in two hours: 1250 a second.
     assert rows(table) == {
         "SimCLR (demo)": ["1,000", "1,250", "2", "2", "cuda", "2", "1", "3"],
-        "+ ADIOS (demo)": ["–", "1,250", "2", "2", "–", "5", "2.5", "3"],
+        "+ ADIOS (demo)": ["–", "1,250", "2", "–", "–", "5", "2.5", "3"],
     }
     assert list(table.frame()["times_plain"]) == [1.0, 2.5]
     assert table.rows[0].cells[0].runs == tuple(str(run.folder) for run in runs[:3])

@@ -359,7 +359,7 @@ def test_score_tables__only_those_with_columns(make_run) -> None:
 
 def test_score_tables__what_was_not_planned_is_told(make_run) -> None:
     runs = [make_run("adios", 0, {LINEAR: 40.0, KNN: 30.0}), make_run("none", 0, {LINEAR: 41.0})]
-    told = "–: not planned for that row"
+    told = "–: no such task was planned for that row."
     (table,) = score_tables(collect(runs))
     assert any(note.startswith(told) for note in table.notes)
     (table,) = score_tables(collect(runs[:1]))
