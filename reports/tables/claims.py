@@ -76,9 +76,8 @@ def claims_table(
             "claim holds there, and nothing of the paper's runs."
         ],
         head="Claim",
-        data=pd.DataFrame(
-            {**vars(one), "unlike": "; ".join(one.unlike), "runs": "; ".join(one.runs)}
-            for one in found
+        data=pd.DataFrame([vars(one) | {"unlike": "; ".join(one.unlike)} for one in found]).drop(
+            columns="runs"
         ),
     )
 
