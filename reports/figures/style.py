@@ -100,6 +100,7 @@ def save(figure: Figure, path: Path) -> None:
     The same figure gives the same bytes.
     """
     FigureCanvasAgg(figure)
+    figure.set_dpi(DPI)  # of which letters are a little wider than of others
     if (layout := figure.get_layout_engine()) is not None:
         layout.execute(figure)
         figure.set_layout_engine(None)  # found once; else each format would draw twice, to find it

@@ -116,3 +116,12 @@ def test_save__png_and_pdf_have_the_same_bytes_twice(tmp_path: Path) -> None:
     assert written[0][1].startswith(b"%PDF")
     with Image.open(tmp_path / "a.png") as image:
         assert image.width > 200
+
+
+def test_save__no_label_leaves_the_picture(make_run, tmp_path: Path) -> None:
+    task = {(task, "scenes"): 40.0 for task in ("linear", "finetune", "knn", "low_shot")}
+    runs = [make_run("superpixel_budget", k, task) for k in (0, 1)]
+    save(plot_points(collect(runs)), tmp_path / "points.png")
+    pixels = np.asarray(Image.open(tmp_path / "points.png").convert("L"))
+    assert pixels[:, 0].min() == 255
+    assert pixels[:, :30].min() < 100  # where the labels begin
