@@ -37,6 +37,10 @@ def write_atomically(
         with part.open("rb") as file:
             os.fsync(file.fileno())
         part.replace(rename(part) if rename else path)
+    except OSError as error:
+        if error.filename is None:  # as where a disk is full
+            error.filename = str(path)
+        raise
     finally:
         part.unlink(missing_ok=True)
 

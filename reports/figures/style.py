@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
@@ -109,5 +110,10 @@ def save(figure: Figure, path: Path) -> None:
         "pdf": {"metadata": {"CreationDate": None}},
     }
     for kind, options in formats.items():
-        draw = partial(figure.savefig, format=kind, facecolor="white", **options)
-        write_atomically(path.with_suffix(f".{kind}"), draw)
+        drawn = io.BytesIO()  # no file: on a full disk matplotlib hides what is wrong
+        figure.savefig(drawn, format=kind, facecolor="white", **options)
+        write_atomically(path.with_suffix(f".{kind}"), partial(_write, drawn.getvalue()))
+
+
+def _write(content: bytes, part: Path) -> None:
+    part.write_bytes(content)
