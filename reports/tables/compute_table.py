@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 
 from reports.results.entrants import EQUAL, Entrant, as_dear
 from reports.results.labels import SAME
-from reports.results.outcomes import shown
+from reports.results.outcomes import Outcome
 from reports.results.training_log import Series, paired
 from reports.tables.markup import Cell, Column, Row, Table
 
@@ -98,10 +98,12 @@ def _lines(
 ) -> Iterator[tuple[Row, dict[str, object]]]:
     least = min(one.flops for one in group)
     for one in group:
-        own = {folder: logs[folder] for folder in one.runs.values() if folder in logs}
-        ended = [series for folder, series in own.items() if folder in one.trained]
-        last = _known(probe_at(series, float(np.nanmax(series["flops"]))) for series in ended)
-        at_equal = _known(probe_at(series, least) for series in own.values())
+        own = {seed: logs[folder] for seed, folder in one.runs.items() if folder in logs}
+        ended = {seed: series for seed, series in own.items() if one.runs[seed] in one.trained}
+        last = _reached(
+            one, {k: probe_at(s, float(np.nanmax(s["flops"]))) for k, s in ended.items()}
+        )
+        at_equal = _reached(one, {k: probe_at(s, least) for k, s in own.items()})
         alike = [other.label for other in equally_dear(one, group)]
         epochs = one.settings.get("epochs")
         yield (
@@ -121,32 +123,25 @@ def _lines(
                 "data": one.data,
                 "epochs": epochs,
                 "pflop": one.flops / 1e15,
-                "probe": _mean(last),
-                "probe_std": _std(last),
-                "n": len(last),
-                "probe_at_equal_compute": _mean(at_equal),
-                "probe_at_equal_compute_std": _std(at_equal),
-                "n_at_equal_compute": len(at_equal),
+                "probe": last.mean,
+                "probe_std": last.std,
+                "n": last.n,
+                "probe_at_equal_compute": at_equal.mean,
+                "probe_at_equal_compute_std": at_equal.std,
+                "n_at_equal_compute": at_equal.n,
                 "as_dear_as": "; ".join(alike),
             },
         )
 
 
-def _known(values: Iterable[float]) -> list[float]:
-    return [value for value in values if not math.isnan(value)]
+def _reached(one: Entrant, probes: Mapping[int, float]) -> Outcome:
+    """Of an entrant, by the probe of each seed; NaN counts for none."""
+    scores = {seed: (probe,) for seed, probe in probes.items() if not math.isnan(probe)}
+    return Outcome(scores, {}, one.hash8, tuple(one.runs.values()))
 
 
-def _cell(scores: Sequence[float], asked: int) -> Cell:
-    if not scores:
+def _cell(reached: Outcome, asked: int) -> Cell:
+    if not reached.n:
         return Cell()
-    spread = f" ± {shown(_std(scores))}" if len(scores) > 1 else ""
-    remark = f"(n={len(scores)})" if len(scores) != asked else ""
-    return Cell(f"{shown(_mean(scores))}{spread}", remark=remark, value=_mean(scores))
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return float(np.mean(scores)) if scores else math.nan
-
-
-def _std(scores: Sequence[float]) -> float:
-    return float(np.std(scores, ddof=1)) if len(scores) > 1 else math.nan
+    remark = f"(n={reached.n})" if reached.n != asked else ""
+    return Cell(reached.told, remark=remark, value=reached.mean)
