@@ -22,7 +22,7 @@ from benchmark.failure import NotPretrainedError, note_failure
 from benchmark.files import read_json, sha256_of, write_json
 from benchmark.foreign import load_foreign
 from benchmark.gallery import MASKS_FILE, Snapshots, load_masks, save_masks
-from benchmark.lock import Lock, LockLostError, Owner, exclusive
+from benchmark.lock import Lock, LockLostError, Owner, clear_dead, exclusive
 from benchmark.metrics import NonFiniteLossError
 from benchmark.plan import Planned, Planner
 from benchmark.pretrain import Pretraining
@@ -144,6 +144,7 @@ class _Job:
     def _score(self, encoder_sha256: str, *, reused: bool) -> bool:
         """Every task whose result is not there; returns whether all are there in the end."""
         self.run_plan.error_file.unlink(missing_ok=True)
+        clear_dead(self.run_plan.folder)
         if self._hides and not (self._masks_folder / MASKS_FILE).exists():
             self._restore_masks()
         done, todo, failed = ["pretraining"] if reused else [], [], 0
@@ -156,6 +157,7 @@ class _Job:
                 continue
             if there:
                 task.error_file.unlink(missing_ok=True)
+                clear_dead(task.result.parent)
                 done.append(task.name)
             else:
                 todo.append(task)

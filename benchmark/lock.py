@@ -160,6 +160,17 @@ def exclusive(folder: Path, waiting: Callable[[Owner | None], object]) -> Iterat
         lock.release()
 
 
+def clear_dead(folder: Path) -> None:
+    """Remove the lock of a process that was killed when its work in the folder was done.
+
+    For a folder in which nothing is left to do, so that nobody takes the lock over.
+    """
+    with suppress(OSError):  # it is not there, or not ours to remove: then it does no harm
+        text, _ = _read(folder / LOCK)
+        if not is_held(folder):
+            _break(folder, text)
+
+
 def remove_held(folder: Path) -> None:
     """Remove a folder that this process holds by `exclusive`; one that waits makes it again."""
     for entry in folder.iterdir():

@@ -15,7 +15,7 @@ from torch import Tensor
 from benchmark.contracts import Segmenter
 from benchmark.dataset import Split
 from benchmark.files import write_atomically
-from benchmark.lock import Owner, exclusive
+from benchmark.lock import Owner, clear_dead, exclusive
 
 _CHUNK = 256  # images segmented at once
 
@@ -52,6 +52,7 @@ def with_superpixels(
         with exclusive(file.parent, wait):
             if not file.exists():
                 write_atomically(file, lambda part: _write(part, split, segmenter, device, report))
+    clear_dead(file.parent)
     try:
         found = np.load(file, mmap_mode="c")
         if (found.dtype, found.shape) != (np.int16, _shape(split)):

@@ -7,6 +7,7 @@ at moments spread over all it does, and is started again, until it comes to its 
 from __future__ import annotations
 
 import io
+import itertools
 import json
 import multiprocessing as mp
 import os
@@ -22,6 +23,8 @@ from typing import Any
 import numpy as np
 import pytest
 from PIL import Image
+
+from benchmark.lock import LOCK
 
 ROOT = Path(__file__).parents[1]
 METHODS = sorted(path.stem for path in (ROOT / "benchmark/conf/method").glob("*.yaml"))
@@ -40,11 +43,13 @@ KILLS = 3  # of each method
 pytestmark = pytest.mark.proof
 
 
-def attempt(folder: Path, line: tuple[str, ...]) -> None:
+def attempt(folder: Path, line: tuple[str, ...], fatal_write: int | None) -> None:
     """One start of the command line, in a process of its own."""
     from benchmark.run import main
 
     os.chdir(folder)
+    if fatal_write is not None:
+        sys.addaudithook(killer(folder, fatal_write))
     words = io.StringIO()
     with redirect_stdout(words), redirect_stderr(words):
         status = main(line)
@@ -52,10 +57,29 @@ def attempt(folder: Path, line: tuple[str, ...]) -> None:
     sys.exit(status)
 
 
-def start(folder: Path, line: tuple[str, ...]) -> mp.process.BaseProcess:
+def killer(folder: Path, fatal_write: int) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that kills the process before its n-th write in the folder, counted from 1.
+
+    A write is what others can see: a file that is renamed into place, a lock made or removed.
+    """
+    writes = itertools.count(1)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        of_lock = event == "os.remove" or (event == "open" and arguments[1] is None)  # by os.open
+        if event == "os.rename" or (of_lock and Path(os.fsdecode(arguments[0])).name == LOCK):
+            inside = Path(os.fsdecode(arguments[0])).absolute().is_relative_to(folder)
+            if inside and next(writes) == fatal_write:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    return hook
+
+
+def start(
+    folder: Path, line: tuple[str, ...], fatal_write: int | None = None
+) -> mp.process.BaseProcess:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.job", "benchmark.run", "reports.build"])
-    process = context.Process(target=attempt, args=(folder, line))
+    process = context.Process(target=attempt, args=(folder, line, fatal_write))
     process.start()
     return process
 
@@ -146,6 +170,24 @@ def test_run__killed_and_resumed_equals_never_killed(line, tmp_path: Path) -> No
             wait /= 2
     finish(killed, line)
     assert outcome(killed) == expected
+
+
+def test_run__killed_before_each_file_it_makes(tmp_path: Path) -> None:
+    line = ("method=untrained", *SCENES, *LINE)  # whose writes are not lost among checkpoints
+    (tmp_path / "whole").mkdir()
+    finish(tmp_path / "whole", line)
+    expected = outcome(tmp_path / "whole")
+    for fatal_write in itertools.count(1):
+        killed = tmp_path / str(fatal_write)
+        killed.mkdir()
+        process = start(killed, line, fatal_write)
+        process.join()
+        if process.exitcode == 0:  # it makes fewer
+            break
+        assert process.exitcode == -signal.SIGKILL
+        finish(killed, line)
+        assert outcome(killed) == expected, fatal_write
+    assert fatal_write > 20
 
 
 @pytest.mark.parametrize(

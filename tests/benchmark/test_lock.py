@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 
 from benchmark import lock
-from benchmark.lock import LOCK, LockLostError, exclusive, read_owner
+from benchmark.lock import LOCK, LockLostError, clear_dead, exclusive, read_owner
 
 HOLD = """
 import sys, time
@@ -182,6 +182,17 @@ def test_break__gives_a_living_owners_lock_back(tmp_path: Path) -> None:
     assert file.read_text() == living
     lock._break(tmp_path, living)
     assert not list(tmp_path.iterdir())
+
+
+def test_clear_dead__removes_a_dead_owners_lock_and_no_living_one_s(tmp_path, holder) -> None:
+    clear_dead(tmp_path)
+    assert read_owner(tmp_path).pid == holder.pid
+    holder.kill()
+    holder.wait()
+    clear_dead(tmp_path)
+    assert not list(tmp_path.iterdir())
+    clear_dead(tmp_path / "gone")
+    assert not (tmp_path / "gone").exists()
 
 
 def test_exclusive__leaves_alone_what_a_living_process_writes(tmp_path: Path, holder) -> None:
