@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pytest
@@ -43,13 +43,23 @@ KILLS = 3  # of each method
 pytestmark = pytest.mark.proof
 
 
-def attempt(folder: Path, line: tuple[str, ...], fatal_write: int | None) -> None:
+class Fatal(NamedTuple):
+    """The write that kills a process before it is done.
+
+    A write is what others can see: a file that is renamed into place, a lock made or removed.
+    """
+
+    where: str  # the end of the path of its folder, with wildcards
+    number: int  # of the writes there, from 1
+
+
+def attempt(folder: Path, line: tuple[str, ...], fatal: Fatal | None) -> None:
     """One start of the command line, in a process of its own."""
     from benchmark.run import main
 
     os.chdir(folder)
-    if fatal_write is not None:
-        sys.addaudithook(killer(folder, fatal_write))
+    if fatal is not None:
+        sys.addaudithook(killer(folder, fatal))
     words = io.StringIO()
     with redirect_stdout(words), redirect_stderr(words):
         status = main(line)
@@ -57,29 +67,27 @@ def attempt(folder: Path, line: tuple[str, ...], fatal_write: int | None) -> Non
     sys.exit(status)
 
 
-def killer(folder: Path, fatal_write: int) -> Callable[[str, tuple[Any, ...]], None]:
-    """An audit hook that kills the process before its n-th write in the folder, counted from 1.
-
-    A write is what others can see: a file that is renamed into place, a lock made or removed.
-    """
+def killer(folder: Path, fatal: Fatal) -> Callable[[str, tuple[Any, ...]], None]:
+    """An audit hook that kills its process."""
     writes = itertools.count(1)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         of_lock = event == "os.remove" or (event == "open" and arguments[1] is None)  # by os.open
         if event == "os.rename" or (of_lock and Path(os.fsdecode(arguments[0])).name == LOCK):
-            inside = Path(os.fsdecode(arguments[0])).absolute().is_relative_to(folder)
-            if inside and next(writes) == fatal_write:
+            place = Path(os.fsdecode(arguments[0])).absolute().parent
+            there = place.is_relative_to(folder) and place.match(fatal.where)
+            if there and next(writes) == fatal.number:
                 os.kill(os.getpid(), signal.SIGKILL)
 
     return hook
 
 
 def start(
-    folder: Path, line: tuple[str, ...], fatal_write: int | None = None
+    folder: Path, line: tuple[str, ...], fatal: Fatal | None = None
 ) -> mp.process.BaseProcess:
     context = mp.get_context("forkserver")
     context.set_forkserver_preload(["benchmark.job", "benchmark.run", "reports.build"])
-    process = context.Process(target=attempt, args=(folder, line, fatal_write))
+    process = context.Process(target=attempt, args=(folder, line, fatal))
     process.start()
     return process
 
@@ -109,11 +117,6 @@ def kill(folder: Path, line: tuple[str, ...], when: Callable[[], bool]) -> bool:
 def after(seconds: float) -> Callable[[], bool]:
     end = time.monotonic() + seconds
     return lambda: time.monotonic() >= end
-
-
-def writing(folder: Path, where: str) -> Callable[[], bool]:
-    """While a file is half-written somewhere in a folder."""
-    return lambda: any(folder.glob(f"{where}/.*.part"))
 
 
 UNALIKE = ("seconds", "time", "dirty", "memory")
@@ -172,35 +175,37 @@ def test_run__killed_and_resumed_equals_never_killed(line, tmp_path: Path) -> No
     assert outcome(killed) == expected
 
 
-def test_run__killed_before_each_file_it_makes(tmp_path: Path) -> None:
+def test_run__killed_before_each_of_its_writes(tmp_path: Path) -> None:
     line = ("method=untrained", *SCENES, *LINE)  # whose writes are not lost among checkpoints
     (tmp_path / "whole").mkdir()
     finish(tmp_path / "whole", line)
     expected = outcome(tmp_path / "whole")
-    for fatal_write in itertools.count(1):
-        killed = tmp_path / str(fatal_write)
+    for number in itertools.count(1):
+        killed = tmp_path / str(number)
         killed.mkdir()
-        process = start(killed, line, fatal_write)
+        process = start(killed, line, Fatal("*", number))
         process.join()
-        if process.exitcode == 0:  # it makes fewer
+        if process.exitcode == 0:  # there are fewer
             break
         assert process.exitcode == -signal.SIGKILL
         finish(killed, line)
-        assert outcome(killed) == expected, fatal_write
-    assert fatal_write > 20
+        assert outcome(killed) == expected, number
+    assert number > 20
 
 
 @pytest.mark.parametrize(
     "where",
     ["runs/*/*/seed0", "runs/*/*/seed0/checkpoints", "runs/*/*/seed0/results/*", "runs/tables"],
 )
-def test_run__killed_while_it_writes(where: str, tmp_path: Path) -> None:
+def test_run__killed_before_a_file_is_in_place(where: str, tmp_path: Path) -> None:
     line = ("method=sequential", *SCENES, *LINE)
     for name in ("whole", "killed"):
         (tmp_path / name).mkdir()
     finish(tmp_path / "whole", line)
-    assert kill(tmp_path / "killed", line, writing(tmp_path / "killed", where))
-    assert any((tmp_path / "killed").glob(f"{where}/.*")) or where == "runs/tables"
+    process = start(tmp_path / "killed", line, Fatal(where, 3))  # the first may be of a lock
+    process.join()
+    assert process.exitcode == -signal.SIGKILL
+    assert any((tmp_path / "killed").glob(f"{where}/.*.part"))
     finish(tmp_path / "killed", line)
     assert outcome(tmp_path / "killed") == outcome(tmp_path / "whole")
 
