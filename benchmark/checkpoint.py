@@ -9,7 +9,7 @@ from typing import Any, TypedDict
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import nn
 
 from benchmark.files import read_json, sha256_of, write_atomically
@@ -160,7 +160,8 @@ def finished_pretraining(run: Run) -> str | None:
 def save_encoder(path: Path, encoder: nn.Module) -> None:
     """Write the encoder's weights under torchvision's names."""
     state = {k: v.cpu().contiguous() for k, v in encoder.state_dict().items()}
-    write_atomically(path, lambda part: save_file(state, part))
+    # Its own `save_file` writes under another name first, which a kill would leave there.
+    write_atomically(path, lambda part: part.write_bytes(save(state)))
 
 
 def load_encoder(path: Path, encoder: nn.Module) -> None:

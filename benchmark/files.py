@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import socket
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 _HOST = socket.gethostname().replace(".", "-")
+# As `write_atomically` names it; torch's profiler writes it under a name of its own first.
+_PART = re.compile(r"\..+\.([^.]+)\.(\d+)\.part(?:\.tmp)?", re.DOTALL)
 _WRITING_SECONDS = 60  # that a file takes at most, on another machine
 
 
@@ -47,13 +50,13 @@ def write_atomically(
 
 def clear_leftovers(folder: Path) -> None:
     """Remove what processes that were killed left half-written in a folder and below it."""
-    for part in folder.rglob(".*.part"):
-        if not _is_being_written(part):
+    for part in folder.rglob(".*.part*"):
+        named = _PART.fullmatch(part.name)
+        if named and not _is_being_written(part, host=named[1], pid=named[2]):
             part.unlink(missing_ok=True)
 
 
-def _is_being_written(part: Path) -> bool:
-    *_, host, pid, _ = part.name.rsplit(".", 3)
+def _is_being_written(part: Path, *, host: str, pid: str) -> bool:
     if host == _HOST:
         return Path(f"/proc/{pid}").exists() and int(pid) != os.getpid()
     try:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
 import io
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from benchmark.files import read_json, write_atomically, write_json
+from benchmark.files import clear_leftovers, read_json, write_atomically, write_json
 from benchmark.progress import Display, Event
 
 
@@ -23,6 +26,55 @@ def test_write_atomically__a_failed_write_leaves_the_old_file_alone(tmp_path: Pa
     assert raised.value.filename == str(path)  # which the system does not tell
     assert read_json(path) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+WRITERS = {
+    "arrays": """
+import numpy as np
+from benchmark.array_file import write_arrays
+write = lambda: write_arrays(folder / "x.npz", {"x": np.random.bytes(8192)})
+""",
+    "encoder": """
+from torch import nn
+from benchmark.checkpoint import save_encoder
+write = lambda: save_encoder(folder / "x.safetensors", nn.Linear(64, 64))
+""",
+    "text": """
+from benchmark.files import write_text
+write = lambda: write_text(folder / "x.txt", "x" * 8192)
+""",
+    "trace": """
+import torch
+from benchmark.files import write_atomically
+with torch.profiler.profile() as profile:
+    torch.ones(1).add(1)
+trace = profile.export_chrome_trace
+write = lambda: write_atomically(folder / "x.json", lambda part: trace(str(part)))
+""",
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_write_atomically__killed_in_the_middle_leaves_nothing_for_good(
+    writer: str, tmp_path: Path
+) -> None:
+    """By the system, where a file gets larger than it may."""
+    script = f"""
+import resource, signal, sys
+from pathlib import Path
+folder = Path(sys.argv[1])
+{WRITERS[writer]}
+signal.signal(signal.SIGXFSZ, signal.SIG_DFL)
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.setrlimit(resource.RLIMIT_FSIZE, (1024, 1024))
+write()
+"""
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path)], check=False)
+    assert done.returncode == -signal.SIGXFSZ
+    (left,) = tmp_path.iterdir()
+    assert 0 < left.stat().st_size <= 1024
+    clear_leftovers(tmp_path)
+    assert not list(tmp_path.iterdir())
 
 
 def test_write_json__refuses_nan(tmp_path: Path) -> None:
