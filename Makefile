@@ -24,7 +24,7 @@ test-browser: $(VENV)/ready
 test-slurm: $(VENV)/ready
 	$(BIN)/python -m pytest -n 0 -m slurm tests/slurm
 
-# Kills at random moments over all methods, random command lines, what runs show while they train
+# Kills at random moments and before each write, random command lines, what runs show while they train
 proofs: $(VENV)/ready
 	MASKBENCH_FUZZ=300 $(BIN)/python -m pytest -n 2 -m "" tests/test_survival.py tests/test_interrupted.py tests/test_fuzz.py \
 		tests/benchmark/test_trackers.py tests/benchmark/test_gallery.py

@@ -12,7 +12,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import nn
 
-from benchmark.files import read_json, sha256_of, write_atomically
+from benchmark.files import read_json, sha256_of, write_atomically, write_bytes
 from benchmark.runs import Run
 from benchmark.trainer import Trainer
 from benchmark.type_check import misfit
@@ -161,7 +161,7 @@ def save_encoder(path: Path, encoder: nn.Module) -> None:
     """Write the encoder's weights under torchvision's names."""
     state = {k: v.cpu().contiguous() for k, v in encoder.state_dict().items()}
     # Its own `save_file` writes under another name first, which a kill would leave there.
-    write_atomically(path, lambda part: part.write_bytes(save(state)))
+    write_bytes(path, save(state))
 
 
 def load_encoder(path: Path, encoder: nn.Module) -> None:

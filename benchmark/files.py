@@ -78,9 +78,14 @@ def nothing_new(folder: Path) -> Iterator[None]:
         raise
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write what is in memory atomically."""
+    write_atomically(path, lambda part: part.write_bytes(content))
+
+
 def write_text(path: Path, text: str) -> None:
     """Write UTF-8 atomically, the same bytes on every system."""
-    write_atomically(path, lambda part: part.write_text(text, encoding="utf-8", newline="\n"))
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:

@@ -7,7 +7,6 @@ import math
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +16,7 @@ from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from benchmark.files import write_atomically
+from benchmark.files import write_bytes
 
 Shown = TypeVar("Shown")
 
@@ -112,8 +111,4 @@ def save(figure: Figure, path: Path) -> None:
     for kind, options in formats.items():
         drawn = io.BytesIO()  # no file: on a full disk matplotlib hides what is wrong
         figure.savefig(drawn, format=kind, facecolor="white", **options)
-        write_atomically(path.with_suffix(f".{kind}"), partial(_write, drawn.getvalue()))
-
-
-def _write(content: bytes, part: Path) -> None:
-    part.write_bytes(content)
+        write_bytes(path.with_suffix(f".{kind}"), drawn.getvalue())
